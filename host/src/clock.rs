@@ -1,0 +1,204 @@
+//! Time: where "now" comes from, and the one type that carries an instant.
+//!
+//! Nothing else in the crate asks the operating system for the time, so tests can turn the clock and several
+//! servers can agree on one: [`SystemClock`] follows the store's clock (see [`SystemClock::follow`]).
+
+use std::fmt;
+use std::ops::Sub;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// An instant: milliseconds since 1970-01-01T00:00:00Z. On the wire it is an RFC 3339 string in UTC, in SQL a
+/// 64-bit integer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Time(i64);
+
+impl Time {
+    /// The instant `ms` milliseconds after the Unix epoch.
+    pub const fn from_ms(ms: i64) -> Self {
+        Self(ms)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn as_ms(self) -> i64 {
+        self.0
+    }
+
+    /// This instant moved `by` into the future (saturating).
+    pub fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(millis(by)))
+    }
+
+    /// This instant moved `by` into the past (saturating).
+    pub fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(by)))
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// The same instant as jiff's timestamp, clamped to the years that jiff can hold.
+    pub fn to_timestamp(self) -> Timestamp {
+        Timestamp::from_millisecond(self.0).unwrap_or(if self.0 < 0 { Timestamp::MIN } else { Timestamp::MAX })
+    }
+}
+
+impl From<Timestamp> for Time {
+    fn from(t: Timestamp) -> Self {
+        Self(t.as_millisecond())
+    }
+}
+
+impl Sub for Time {
+    type Output = Duration;
+    fn sub(self, earlier: Time) -> Duration {
+        self.since(earlier)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.to_timestamp())
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse::<Timestamp>()
+            .map(Time::from)
+            .map_err(|_| D::Error::custom("expected an RFC 3339 time with a zone, such as 2026-12-01T09:00:00Z"))
+    }
+}
+
+fn millis(d: Duration) -> i64 {
+    i64::try_from(d.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl utoipa::PartialSchema for Time {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::DateTime)))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Time {}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The wall clock, UTC.
+    fn now(&self) -> Time;
+
+    /// Time since an arbitrary start that only grows and keeps growing while the process is stopped: what leases
+    /// are measured with.
+    fn monotonic(&self) -> Duration;
+}
+
+/// A clock that is shared by everything in the process.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The operating system's clock, moved by the difference to the store's clock so that all servers of one store
+/// agree to within a network round trip, whatever their own clocks say.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: Instant,
+    /// Wall time at `start`, as measured then. The wall clock is this plus the monotonic time, so that a step of the
+    /// operating system's clock does not reach the engine at all.
+    wall_at_start_ms: AtomicI64,
+}
+
+impl SystemClock {
+    /// A clock that starts from what the operating system says now.
+    #[allow(clippy::disallowed_methods)] // The one place that reads the operating system's clocks.
+    pub fn new() -> Self {
+        Self { start: Instant::now(), wall_at_start_ms: AtomicI64::new(Timestamp::now().as_millisecond()) }
+    }
+
+    /// Moves this clock to the store's: `store_now` was read by a call that took `round_trip`.
+    pub fn follow(&self, store_now: Time, round_trip: Duration) {
+        let at_middle = store_now.plus(round_trip / 2);
+        let elapsed = millis(self.monotonic());
+        self.wall_at_start_ms.store(at_middle.as_ms().saturating_sub(elapsed), Ordering::Relaxed);
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Time {
+        Time(self.wall_at_start_ms.load(Ordering::Relaxed).saturating_add(millis(self.monotonic())))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// A clock that moves only when it is told to: for tests and simulations.
+#[derive(Debug)]
+pub struct ManualClock {
+    start: Time,
+    elapsed: Mutex<Duration>,
+}
+
+impl ManualClock {
+    /// A clock that stands at `start`.
+    pub fn new(start: Time) -> Self {
+        Self { start, elapsed: Mutex::new(Duration::ZERO) }
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        *self.elapsed.lock() += by;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Time {
+        self.start.plus(*self.elapsed.lock())
+    }
+
+    fn monotonic(&self) -> Duration {
+        *self.elapsed.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_an_rfc_3339_string_on_the_wire() {
+        let t: Time = serde_json::from_str("\"2026-12-01T10:00:00+01:00\"").unwrap();
+        assert_eq!(serde_json::to_string(&t).unwrap(), "\"2026-12-01T09:00:00.000Z\"");
+        assert!(serde_json::from_str::<Time>("\"2026-12-01 09:00\"").unwrap_err().to_string().contains("RFC 3339"));
+    }
+
+    #[test]
+    fn the_system_clock_follows_the_store() {
+        let clock = SystemClock::new();
+        clock.follow(Time::from_ms(1_000_000), Duration::from_millis(10));
+        let ahead = clock.now().since(Time::from_ms(1_000_005));
+        assert!(clock.now() >= Time::from_ms(1_000_005) && ahead < Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,25 @@
+//! Carillon: a broadcast engine for fleets of sending devices, programmable with WebAssembly.
+//!
+//! Data flows through it like this:
+//!
+//! ```text
+//! http, ui, cli ──▶ store (SQL: the truth) ◀── trigger: campaigns and steps that are due become pending messages
+//!                        │  ▲
+//!              processor ▼  │ workers: begin ▸ render ▸ send ▸ settle        recovery: leases, orphans, drift
+//!                   queue (Redis or memory: an index) ──▶ workers ──▶ plugins (WASM) ──▶ egress ──▶ providers
+//! ```
+//!
+//! The loops never call each other: they meet through the [`store`], the [`queue`] and a wake-up.
+
+pub mod campaign;
+pub mod clock;
+pub mod consent;
+pub mod device;
+pub mod id;
+pub mod message;
+pub mod plugin;
+pub mod plugins;
+pub mod queue;
+pub mod sequence;
+pub mod store;
+pub mod window;

@@ -1,0 +1,182 @@
+//! Sending windows: the hours and days in which messages may leave, in the campaign's zone or in the recipient's.
+
+use std::time::Duration;
+
+use jiff::civil::{Time as CivilTime, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{ToSpan, ZonedDateTime};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::campaign::BadField;
+use crate::clock::Time;
+
+/// When messages may be sent. `{"from":"09:00","to":"20:00","days":["mon","tue"],"zone":"Europe/Rome"}`; a window
+/// whose `from` is after its `to` passes midnight and belongs to the day it began on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendingWindow {
+    /// Local time of day, `HH:MM`, from when messages may be sent.
+    pub from: String,
+    /// Local time of day, `HH:MM`, until when; equal to `from` means the whole day.
+    pub to: String,
+    /// The days on which a window begins; every day when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days: Option<Vec<Day>>,
+    /// IANA zone of the campaign, such as `Europe/Rome`.
+    #[serde(default = "utc")]
+    pub zone: String,
+    /// Whether the recipient's own zone is used where it is known.
+    #[serde(default)]
+    pub recipient_zone: bool,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+/// A day of the week.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // Seven names that say all there is to say.
+pub enum Day {
+    Mon,
+    Tue,
+    Wed,
+    Thu,
+    Fri,
+    Sat,
+    Sun,
+}
+
+impl From<Weekday> for Day {
+    fn from(day: Weekday) -> Self {
+        match day {
+            Weekday::Monday => Self::Mon,
+            Weekday::Tuesday => Self::Tue,
+            Weekday::Wednesday => Self::Wed,
+            Weekday::Thursday => Self::Thu,
+            Weekday::Friday => Self::Fri,
+            Weekday::Saturday => Self::Sat,
+            Weekday::Sunday => Self::Sun,
+        }
+    }
+}
+
+impl SendingWindow {
+    /// Adds every problem of the window; `at` is its path in the specification.
+    pub fn problems(&self, at: &str, out: &mut Vec<BadField>) {
+        for (field, value) in [("from", &self.from), ("to", &self.to)] {
+            if clock_time(value).is_none() {
+                out.push(BadField::new(format!("{at}.{field}"), "give a local time of day as HH:MM"));
+            }
+        }
+        if self.days.as_ref().is_some_and(Vec::is_empty) {
+            out.push(BadField::new(format!("{at}.days"), "name at least one day, or leave it out for every day"));
+        }
+        if TimeZone::get(&self.zone).is_err() {
+            out.push(BadField::new(format!("{at}.zone"), "give an IANA zone such as Europe/Rome"));
+        }
+    }
+
+    /// How long until the window is open, zero when it is; `recipient_zone` is the recipient's zone where known.
+    /// Across daylight-saving changes a local time that does not exist counts as the moment the clock jumped.
+    pub fn opens_in(&self, now: Time, recipient_zone: Option<&str>) -> Duration {
+        let zone = recipient_zone
+            .filter(|_| self.recipient_zone)
+            .and_then(|z| TimeZone::get(z).ok())
+            .or_else(|| TimeZone::get(&self.zone).ok())
+            .unwrap_or(TimeZone::UTC);
+        let (Some(from), Some(to)) = (clock_time(&self.from), clock_time(&self.to)) else {
+            return Duration::ZERO;
+        };
+        let local = now.to_timestamp().to_zoned_datetime(zone);
+        // Yesterday's window may still be open; one begins within the next eight days whatever the days are.
+        for offset in -1..=8 {
+            let Some((start, end)) = self.window_on(&local, offset, from, to) else { continue };
+            if now < end {
+                return start.since(now);
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// The window that begins `offset` days from today, when one begins on that day.
+    fn window_on(&self, local: &ZonedDateTime, offset: i64, from: CivilTime, to: CivilTime) -> Option<(Time, Time)> {
+        let date = local.date().checked_add(offset.days()).ok()?;
+        let wanted = |d: &Vec<Day>| d.contains(&Day::from(date.weekday()));
+        if !self.days.as_ref().is_none_or(wanted) {
+            return None;
+        }
+        let zone = local.time_zone();
+        let end_date = if to <= from { date.tomorrow().ok()? } else { date };
+        let start = date.to_datetime(from).to_zoned_datetime(zone.clone()).ok()?.timestamp();
+        let end = end_date.to_datetime(to).to_zoned_datetime(zone.clone()).ok()?.timestamp();
+        Some((start.into(), end.into()))
+    }
+}
+
+fn clock_time(text: &str) -> Option<CivilTime> {
+    let (h, m) = text.split_once(':')?;
+    if h.len() != 2 || m.len() != 2 {
+        return None;
+    }
+    CivilTime::new(h.parse().ok()?, m.parse().ok()?, 0, 0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(from: &str, to: &str, zone: &str) -> SendingWindow {
+        SendingWindow { from: from.into(), to: to.into(), days: None, zone: zone.into(), recipient_zone: false }
+    }
+
+    fn at(text: &str) -> Time {
+        text.parse::<jiff::Timestamp>().unwrap().into()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn opens_and_closes_in_its_zone() {
+        let w = window("09:00", "20:00", "Europe/Rome"); // UTC+1 in December
+        assert_eq!(w.opens_in(at("2026-12-01T08:00:00Z"), None), Duration::ZERO);
+        assert_eq!(w.opens_in(at("2026-12-01T07:00:00Z"), None), HOUR);
+        assert_eq!(w.opens_in(at("2026-12-01T19:00:00Z"), None), 13 * HOUR);
+    }
+
+    #[test]
+    fn passes_midnight_and_knows_its_days() {
+        let mut w = window("22:00", "02:00", "UTC");
+        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), None), Duration::ZERO);
+        assert_eq!(w.opens_in(at("2026-12-01T03:00:00Z"), None), 19 * HOUR);
+        w.days = Some(vec![Day::Mon]); // 2026-12-01 is a Tuesday: Monday's window is open until 02:00
+        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), None), Duration::ZERO);
+        assert_eq!(w.opens_in(at("2026-12-01T22:00:00Z"), None), 6 * 24 * HOUR);
+    }
+
+    #[test]
+    fn a_clock_change_neither_opens_early_nor_never() {
+        let w = window("02:30", "04:00", "Europe/Rome"); // 02:30 does not exist on 2027-03-28
+        let wait = w.opens_in(at("2027-03-28T00:00:00Z"), None);
+        assert!(wait >= HOUR && wait <= HOUR + HOUR / 2, "{wait:?}");
+    }
+
+    #[test]
+    fn the_recipients_zone_wins_when_asked() {
+        let mut w = window("09:00", "20:00", "UTC");
+        w.recipient_zone = true;
+        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("Asia/Tokyo")), Duration::ZERO);
+        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("nonsense")), 8 * HOUR);
+    }
+
+    #[test]
+    fn problems_name_the_fields() {
+        let w = SendingWindow { days: Some(vec![]), ..window("9:00", "25:00", "Mars/Base") };
+        let mut out = Vec::new();
+        w.problems("window", &mut out);
+        let fields: Vec<_> = out.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(fields, ["window.from", "window.to", "window.days", "window.zone"]);
+    }
+}
