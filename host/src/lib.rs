@@ -13,7 +13,9 @@
 
 pub mod campaign;
 pub mod clock;
+pub mod config;
 pub mod consent;
+pub mod core;
 pub mod device;
 pub mod id;
 pub mod message;

@@ -1,0 +1,92 @@
+//! What every part of a server holds: the store, the queue, the plugins, the clock, the settings, and the wake-ups.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::id::HostId;
+use crate::plugins::{PluginHost, Registry};
+use crate::queue::{Queue, Wake};
+use crate::store::Store;
+
+/// The shared parts of a server; cheap to clone.
+#[derive(Clone)]
+pub struct Core {
+    /// This process.
+    pub host: HostId,
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// The index.
+    pub queue: Arc<dyn Queue>,
+    /// Loads and calls components.
+    pub plugin_host: PluginHost,
+    /// The active and pinned plugin versions.
+    pub plugins: Arc<Registry>,
+    /// The cluster's time.
+    pub clock: SharedClock,
+    /// The settings.
+    pub config: Arc<Config>,
+}
+
+impl Core {
+    /// Tells the loops of every server; a queue that is away only costs the other servers their head start.
+    pub async fn wake(&self, wake: Wake) {
+        if let Err(error) = self.queue.publish(wake).await {
+            tracing::debug!(error = %error, "a wake-up was not published");
+        }
+    }
+}
+
+/// A loop's alarm clock: its own interval, or a wake-up of the kinds it listens for, whichever is first.
+///
+/// It is made before the loop first looks for work, so that no wake-up between looking and sleeping is lost.
+pub struct Alarm {
+    wakes: broadcast::Receiver<Wake>,
+    kinds: &'static [Wake],
+    stop: CancellationToken,
+}
+
+impl Alarm {
+    /// An alarm for these kinds of wake-up.
+    pub fn new(queue: &dyn Queue, kinds: &'static [Wake], stop: CancellationToken) -> Self {
+        Self { wakes: queue.subscribe(), kinds, stop }
+    }
+
+    /// Sleeps until a wake-up or for `at_most`; `false` when the loop shall end.
+    pub async fn sleep(&mut self, at_most: Duration) -> bool {
+        let timer = tokio::time::sleep(at_most);
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                wake = self.wakes.recv() => match wake {
+                    Ok(wake) if self.kinds.contains(&wake) => {
+                        self.drain();
+                        return true;
+                    }
+                    // Some were missed: one of them may have been for us.
+                    Err(broadcast::error::RecvError::Lagged(_)) => return true,
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Closed) => {
+                        (&mut timer).await;
+                        return true;
+                    }
+                },
+                () = &mut timer => return true,
+            }
+        }
+    }
+
+    /// Wake-ups that came together are one reason to look, not many.
+    fn drain(&mut self) {
+        while !matches!(
+            self.wakes.try_recv(),
+            Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
+        ) {}
+    }
+}
