@@ -15,6 +15,7 @@ pub mod campaign;
 pub mod clock;
 pub mod consent;
 pub mod device;
+pub mod egress;
 pub mod id;
 pub mod message;
 pub mod plugin;
