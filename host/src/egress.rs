@@ -194,7 +194,7 @@ impl Egress {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(policy.idle_timeout)
             .pool_max_idle_per_host(policy.idle_per_host)
-            // The buffer limits the head of an answer; hyper refuses less than 8 KiB.
+            // Keeps a huge head out of memory, roughly (hyper refuses less than 8 KiB); `receive` has the exact limit.
             .http1_max_buf_size(policy.max_header_bytes.max(8 * 1024))
             .http2_max_header_list_size(u32::try_from(policy.max_header_bytes).unwrap_or(u32::MAX))
             // A dead HTTP/2 connection would otherwise swallow every request to its host until each runs into its deadline.
@@ -281,6 +281,16 @@ impl Egress {
         let too_large =
             || EgressAnswer::Unanswered(format!("answer too large: {host} said {status} with more than {cap} bytes"));
 
+        let head_bytes = head
+            .headers
+            .iter()
+            .fold(0usize, |sum, (name, value)| sum.saturating_add(name.as_str().len()).saturating_add(value.len()));
+        if head_bytes > self.policy.max_header_bytes {
+            let max = self.policy.max_header_bytes;
+            return EgressAnswer::Unanswered(format!(
+                "answer too large: {host} said {status} with more than {max} bytes of headers"
+            ));
+        }
         let announced = incoming.size_hint().lower();
         if announced > u64::try_from(cap).unwrap_or(u64::MAX) {
             return too_large();
@@ -335,7 +345,7 @@ fn failed(host: &str, error: &hyper_util::client::legacy::Error, assigned: bool)
     EgressAnswer::Unanswered(format!("{host} {what}"))
 }
 
-fn find_source<'a, E: std::error::Error + 'static>(error: &'a hyper_util::client::legacy::Error) -> Option<&'a E> {
+fn find_source<E: std::error::Error + 'static>(error: &hyper_util::client::legacy::Error) -> Option<&E> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(found) = cause.downcast_ref() {

@@ -102,7 +102,7 @@ pub struct EgressPolicy {
     pub max_request_bytes: usize,
     /// Largest body of an answer.
     pub max_response_bytes: usize,
-    /// Largest sum of header names and values, for requests and answers; for HTTP/1.1 answers at least 8 KiB.
+    /// Largest sum of header names and values, of a request and of an answer.
     pub max_header_bytes: usize,
     /// From the name's lookup to the end of the TLS handshake.
     pub connect_timeout: Duration,

@@ -81,7 +81,7 @@ async fn site(request: Request<Incoming>) -> Reply {
         "/echo" => {
             let mut said = format!("{} {}\n", request.method(), request.uri());
             for (name, value) in request.headers() {
-                said += &format!("{name}: {}\n", value.to_str().unwrap());
+                said += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
             }
             said += "\n";
             let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -318,7 +318,9 @@ async fn a_kept_connection_that_was_closed_meanwhile_costs_nothing() {
         async move {
             read_request(&mut stream).await;
             stream.write_all(ANSWER).await.unwrap();
-            drop(stream);
+            stream.shutdown().await.unwrap();
+            // The client has seen the end when it closes its own side.
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
             closed.send(()).await.unwrap();
         }
     })
@@ -327,10 +329,59 @@ async fn a_kept_connection_that_was_closed_meanwhile_costs_nothing() {
     for _ in 0..3 {
         response(egress.send(post(&server.url("/")), SOON).await);
         is_closed.recv().await.unwrap();
-        // Lets the connection's task see the end of its stream.
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_the_race_nothing_arrives_twice_and_what_was_not_sent_did_not_arrive() {
+    let arrived = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let record = Arc::clone(&arrived);
+    // Closes each connection right after its answer, just when the client puts it back for the next request; every
+    // third one without an answer.
+    let server = Server::raw(move |mut stream, number| {
+        let record = Arc::clone(&record);
+        async move {
+            let mut read = Vec::new();
+            while !read.ends_with(b"{}") {
+                match stream.read_buf(&mut read).await {
+                    Ok(1..) => {}
+                    _ => return,
+                }
+            }
+            let text = String::from_utf8(read).unwrap();
+            let id = text.lines().find_map(|line| line.strip_prefix("x-id: ")).unwrap().to_owned();
+            record.lock().push(id);
+            if number % 3 != 0 {
+                let _ = stream.write_all(ANSWER).await;
+            }
+        }
+    })
+    .await;
+    let egress = Egress::new(server.grant()).unwrap();
+    let mut sending = tokio::task::JoinSet::new();
+    for lane in 0..8 {
+        let (egress, url) = (egress.clone(), server.url("/"));
+        sending.spawn(async move {
+            let mut answers = Vec::new();
+            for n in 0..50 {
+                let id = format!("{lane}-{n}");
+                let answer = egress.send(with_header(&url, "x-id", &id), SOON).await;
+                answers.push((id, answer));
+            }
+            answers
+        });
+    }
+    let answers = sending.join_all().await.concat();
+    let arrived = arrived.lock().clone();
+    for (id, answer) in answers {
+        let times = arrived.iter().filter(|a| **a == id).count();
+        match answer {
+            EgressAnswer::Response(_) => assert_eq!(times, 1, "{id}"),
+            EgressAnswer::NotSent(why) => assert_eq!(times, 0, "{id}: {why}"),
+            EgressAnswer::Unanswered(why) => assert!(times <= 1, "{id}: {why}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -366,17 +417,17 @@ async fn silence_and_half_an_answer_are_unanswered() {
 async fn too_much_is_cut_off_on_both_sides() {
     let server = Server::http().await;
     let policy =
-        EgressPolicy { max_response_bytes: 4999, max_request_bytes: 10, max_header_bytes: 100, ..server.grant() };
+        EgressPolicy { max_response_bytes: 4999, max_request_bytes: 10, max_header_bytes: 200, ..server.grant() };
     let egress = Egress::new(policy).unwrap();
     for path in ["/large", "/endless"] {
         let why = unanswered(egress.send(post(&server.url(path)), SOON).await);
-        assert!(why.contains("answer too large") && why.contains("200"), "{why}");
+        assert!(why.contains("answer too large") && why.contains("said 200"), "{why}");
     }
     let mut large = post(&server.url("/echo"));
     large.body = Body::Bytes(Bytes::from_static(b"01234567890"));
     assert!(not_sent(egress.send(large, SOON).await).contains("more than 10 bytes"));
-    let why = not_sent(egress.send(with_header(&server.url("/echo"), "x", &"y".repeat(100)), SOON).await);
-    assert!(why.contains("more than 100 bytes"), "{why}");
+    let why = not_sent(egress.send(with_header(&server.url("/echo"), "x", &"y".repeat(200)), SOON).await);
+    assert!(why.contains("more than 200 bytes"), "{why}");
 
     let wide = Server::raw(|mut stream, _| async move {
         read_request(&mut stream).await;
@@ -385,7 +436,7 @@ async fn too_much_is_cut_off_on_both_sides() {
     })
     .await;
     let why = unanswered(Egress::new(wide.grant()).unwrap().send(post(&wide.url("/")), SOON).await);
-    assert!(why.contains("too large a head"), "{why}");
+    assert!(why.contains("of headers"), "{why}");
 }
 
 #[tokio::test]
@@ -421,8 +472,8 @@ async fn urls_and_methods_are_checked() {
         ("https://user:pw@api.example.com/", "user name"),
         ("http://169.254.169.254@api.example.com/", "user name"),
         ("ftp://api.example.com/", "scheme"),
-        ("file:///etc/passwd", "scheme"),
-        ("api.example.com/x", "scheme"),
+        ("file:///etc/passwd", "cannot be read"),
+        ("api.example.com/x", "cannot be read"),
         ("/x", "scheme"),
         ("https://", "cannot be read"),
         ("https://api.example.com:0/", "cannot be read"),
@@ -432,7 +483,7 @@ async fn urls_and_methods_are_checked() {
         ("https://api.example.com/bot{{secret:TOKEN}}/send", "header values only"),
     ] {
         let why = not_sent(egress.send(post(url), SOON).await);
-        assert!(why.contains(what) || why.contains("cannot be read"), "{url:?}: {why}");
+        assert!(why.contains(what), "{url:?}: {why}");
     }
     for method in ["CONNECT", "TRACE", "post", "GET / HTTP/1.1\r\nx: y", ""] {
         let mut request = post("https://api.example.com/");
@@ -485,22 +536,22 @@ fn simulate(body: &str) -> EgressRequest {
     EgressRequest { body: Body::Text(body.into()), ..post("simulator://send") }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_simulator_does_as_it_is_told() {
     let egress = Egress::new(EgressPolicy::default()).unwrap();
     let start = tokio::time::Instant::now();
-    let told = r#"{"wait_ms": 1500.0, "answer": {"status": 429, "headers": [["retry-after", "2"]], "body": "slow"}}"#;
+    let told = r#"{"wait_ms": 30.5, "answer": {"status": 429, "headers": [["retry-after", "2"]], "body": "slow"}}"#;
     let answer = response(egress.send(simulate(told), SOON).await);
     assert_eq!((answer.status, &answer.body[..]), (429, &b"slow"[..]));
     assert_eq!(answer.headers, [("retry-after".into(), "2".into())]);
-    assert!(start.elapsed() >= Duration::from_millis(1500));
+    assert!(start.elapsed() >= Duration::from_millis(30));
 
     not_sent(egress.send(simulate(r#"{"answer": "not-sent"}"#), SOON).await);
     unanswered(egress.send(simulate(r#"{"wait_ms": 5, "answer": "unanswered"}"#), SOON).await);
     let start = tokio::time::Instant::now();
     let late = simulate(r#"{"wait_ms": 1e9, "answer": {"status": 200}}"#);
     unanswered(egress.send(late, Duration::from_millis(100)).await);
-    assert!(start.elapsed() < Duration::from_millis(200));
+    assert!(start.elapsed() < SOON);
 
     for bad in
         ["", "{}", r#"{"answer": "maybe"}"#, r#"{"wait_ms": -1, "answer": "not-sent"}"#, r#"{"answer": {"status": 7}}"#]
