@@ -129,8 +129,8 @@ impl Pool {
 
     /// The devices by their ids, from memory where possible.
     async fn meet(&self, ids: &[DeviceId]) -> Result<HashMap<DeviceId, Arc<Device>>, StoreError> {
-        let found: Vec<_> = stream::iter(ids)
-            .map(|id| async move { self.sending.fleet.device(id).await.map(|d| (id.clone(), d)) })
+        let found: Vec<_> = stream::iter(ids.to_vec())
+            .map(|id| async move { self.sending.fleet.device(&id).await.map(|d| (id, d)) })
             .buffer_unordered(8)
             .collect()
             .await;
