@@ -5,8 +5,10 @@
 //! devices; it is changed in a second round trip, in an order in which a crash between the two leaves a device on the
 //! index too early, never off it: `index.lua` tells how.
 
+mod address;
 mod answer;
 mod hidden;
+mod keys;
 mod link;
 mod script;
 mod wakes;
@@ -15,11 +17,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use redis::{Client, Value};
+use redis::Value;
 use tokio::sync::broadcast;
 
+use self::address::{client, cluster_nodes};
 use self::answer::{claimed, odd, read, wait};
 use self::hidden::Hidden;
+use self::keys::{ACTIVE_WORKERS, GENERATION, MAX_WORKERS, SHARDS, device_keys, metrics_key, ready_key, shard};
 use self::link::{Link, bad_address};
 use self::script::Order;
 use self::wakes::{Wakes, word};
@@ -30,16 +34,13 @@ use super::{
 use crate::clock::Time;
 use crate::id::{DeviceId, HostId, MessageId};
 
-/// Parts of the ready index; the same for one server and for a cluster, so that the key space is the same.
-const SHARDS: u32 = 8;
 /// Passes of one [`Queue::ready`] over shards that have more than their share.
 const READY_PASSES: usize = 4;
 /// Most arguments of one plain command.
 const PORTION: usize = 500;
 
-const GENERATION: &str = "broadcast:generation";
-const ACTIVE_WORKERS: &str = "ultra:stats:active_workers";
-const MAX_WORKERS: &str = "ultra:stats:max_workers";
+/// When another device is due, and devices with how long (ms) they have been due.
+type Taken = (Option<Duration>, Vec<(i64, DeviceId)>);
 
 /// The queue in Redis.
 pub struct RedisQueue {
@@ -469,8 +470,8 @@ impl Queue for RedisQueue {
 }
 
 impl RedisQueue {
-    /// Reads an answer of ready.lua: when another device is due, and the devices with how long they have been due.
-    fn taken(&self, answer: &[String], lease: Duration) -> Result<(Option<Duration>, Vec<(i64, DeviceId)>)> {
+    /// Reads an answer of ready.lua, and remembers what it has hidden.
+    fn taken(&self, answer: &[String], lease: Duration) -> Result<Taken> {
         let [next_in, score, devices @ ..] = answer else { return Err(odd("ready")) };
         let next_in = wait(next_in.parse().map_err(|_| odd("ready"))?);
         let mut hidden = self.hidden.lock();
@@ -485,47 +486,6 @@ impl RedisQueue {
         }
         Ok((next_in, taken))
     }
-}
-
-/// The address of each node of `redis-cluster://user:password@a:1,b:2/?…`.
-fn cluster_nodes(url: &str) -> Option<Vec<String>> {
-    let (scheme, rest) = url.split_once("-cluster://")?;
-    let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let (user, hosts) = match authority.rsplit_once('@') {
-        Some((user, hosts)) => (format!("{user}@"), hosts),
-        None => (String::new(), authority),
-    };
-    Some(hosts.split(',').map(|host| format!("{scheme}://{user}{host}{tail}")).collect())
-}
-
-fn client(url: &str) -> Result<Client> {
-    if url.starts_with("rediss:") {
-        // The library takes the process' provider; an error means that there is one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    Client::open(url).map_err(|_| bad_address())
-}
-
-/// The part of the ready index where a device stands: FNV-1a, because it must be the same in every process.
-fn shard(device: &DeviceId) -> u32 {
-    let hash = device.as_str().bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    (hash ^ (hash >> 16)) % SHARDS
-}
-
-fn ready_key(shard: u32) -> String {
-    format!("broadcast:ready:{{{shard}}}")
-}
-
-fn device_keys(device: &DeviceId) -> [String; 3] {
-    [
-        format!("broadcast:queue:{{{device}}}"),
-        format!("broadcast:processing:{{{device}}}"),
-        format!("broadcast:device:{{{device}}}"),
-    ]
-}
-
-fn metrics_key(device: &DeviceId) -> String {
-    format!("broadcast:metrics:{{{device}}}")
 }
 
 fn put_back(disposal: Disposal) -> String {
@@ -554,35 +514,6 @@ fn server_name(info: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_clusters_address_gives_its_nodes() {
-        assert_eq!(
-            cluster_nodes("rediss-cluster://u:p@a:1,[::1]:2?protocol=resp3").unwrap(),
-            ["rediss://u:p@a:1?protocol=resp3", "rediss://u:p@[::1]:2?protocol=resp3"]
-        );
-        assert_eq!(cluster_nodes("redis-cluster://a:1").unwrap(), ["redis://a:1"]);
-    }
-
-    #[test]
-    fn an_errors_text_does_not_name_the_password() {
-        for url in ["redis://u:secret@host:port", "redis://u:secret@"] {
-            if let Err(error) = client(url) {
-                assert!(
-                    !format!("{error:?}{:?}", anyhow::Error::new(error).chain().collect::<Vec<_>>()).contains("secret")
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn devices_spread_over_the_shards() {
-        let mut counts = [0_u32; SHARDS as usize];
-        for n in 0..8000 {
-            counts[shard(&format!("device-{n}").parse().unwrap()) as usize] += 1;
-        }
-        assert!(counts.iter().all(|c| (800..1200).contains(c)), "{counts:?}");
-    }
 
     #[test]
     fn waits_are_rounded_up() {

@@ -1,5 +1,8 @@
 //! The contract of [`Queue`]: the same tests for the in-process queue, for one Redis and for a cluster of three.
 
+// `[d.clone()]` reads better than `std::slice::from_ref(&d)` in what is expected.
+#![allow(clippy::cloned_ref_to_slice_refs)]
+
 mod bed;
 mod redis_only;
 

@@ -41,8 +41,8 @@ impl Hidden {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = false)]
-    async fn what_was_never_claimed_is_forgotten() {
+    #[test]
+    fn what_was_never_claimed_is_forgotten() {
         let mut hidden = Hidden::default();
         for n in 0..5000 {
             hidden.insert(format!("d{n}").parse().unwrap(), "1".into(), Duration::ZERO);
