@@ -17,6 +17,7 @@ pub mod config;
 pub mod consent;
 pub mod core;
 pub mod device;
+pub mod egress;
 pub mod id;
 pub mod message;
 pub mod plugin;

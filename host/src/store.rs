@@ -359,6 +359,9 @@ pub trait Store: Send + Sync + 'static {
     /// Saves paces; one under an older token than the saved one is skipped.
     async fn save_paces(&self, paces: &[PaceUpdate]) -> Result<()>;
 
+    /// Saved paces of these devices; those without one are left out.
+    async fn saved_paces(&self, devices: &[DeviceNo]) -> Result<Vec<(DeviceNo, SavedPace)>>;
+
     // ---- audiences ----
 
     /// Starts a new version of an audience; it becomes current when it is finished.
