@@ -14,13 +14,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
-use hyper::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::bad_input;
 use super::client::Api;
-use super::local::Local;
+use super::local::{Driver, Local, interrupted};
 use super::progress::Progress;
 use crate::campaign::{CampaignSpec, CampaignStatus};
 use crate::config::{Config, Role};
@@ -95,10 +94,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_workers: args.workers,
         ..Config::default()
     };
-    let mut local = Local::start(config).await?;
-    let result = measure(&mut local, &args, &receiver, folder.path().join("audience.csv")).await;
-    local.stop().await?;
-    let report = result?;
+    let local = Local::start(config).await?;
+    let work = measure(local.driver(), &args, &receiver, folder.path().join("audience.csv"));
+    let Some(report) = local.run(work).await? else { return Ok(interrupted()) };
     println!("{}", if args.json { serde_json::to_string(&report)? } else { serde_json::to_string_pretty(&report)? });
     if report.ok { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::FAILURE) }
 }
@@ -122,7 +120,7 @@ enum Receiver {
     /// A sink in this process.
     Here(Sink),
     /// A sink of another process.
-    There { api: Box<Api>, url: String, authority: String },
+    There(Box<Api>),
 }
 
 impl Receiver {
@@ -130,17 +128,13 @@ impl Receiver {
         Ok(match (args.sender, &args.to) {
             (SenderKind::Simulator, None) => Self::Simulator,
             (SenderKind::Simulator, Some(_)) => return Err(bad_input("--to: it goes with --sender http")),
-            (SenderKind::Http, None) => Self::Here(Sink::start(SocketAddr::from(([127, 0, 0, 1], 0)), args.delay_ms).await?),
+            (SenderKind::Http, None) => {
+                Self::Here(Sink::start(SocketAddr::from(([127, 0, 0, 1], 0)), args.delay_ms).await?)
+            }
             (SenderKind::Http, Some(url)) => {
-                let authority = url
-                    .parse::<hyper::Uri>()
-                    .ok()
-                    .and_then(|uri| uri.authority().map(|a| (a.host().to_owned(), a.port_u16().unwrap_or(80))))
-                    .map(|(host, port)| format!("{host}:{port}"))
-                    .ok_or_else(|| bad_input("--to: give a URL such as http://127.0.0.1:9000"))?;
-                let api = Box::new(Api::new(url, None)?);
-                api.call(Method::DELETE, "/report", "application/json", Bytes::new()).await?;
-                Self::There { api, url: url.trim_end_matches('/').to_owned(), authority }
+                let api = Box::new(Api::new("--to", url, None)?);
+                api.call("DELETE", "/report", "application/json", Bytes::new()).await?;
+                Self::There(api)
             }
         })
     }
@@ -149,7 +143,7 @@ impl Receiver {
         match self {
             Self::Simulator => Vec::new(),
             Self::Here(sink) => vec![sink.addr.to_string()],
-            Self::There { authority, .. } => vec![authority.clone()],
+            Self::There(api) => vec![api.authority().to_owned()],
         }
     }
 
@@ -159,7 +153,7 @@ impl Receiver {
         match self {
             Self::Simulator => json!({"plugin": "simulator", "config": {"latency_ms": {"min": 0, "max": 0}}}),
             Self::Here(sink) => webhook(format!("http://{}/send", sink.addr)),
-            Self::There { url, .. } => webhook(format!("{url}/send")),
+            Self::There(api) => webhook(format!("{}/send", api.base())),
         }
     }
 
@@ -167,52 +161,52 @@ impl Receiver {
         Ok(match self {
             Self::Simulator => None,
             Self::Here(sink) => Some(sink.report()),
-            Self::There { api, .. } => {
-                let (_, body) = api.call(Method::GET, "/report", "application/json", Bytes::new()).await?;
-                Some(serde_json::from_slice(&body).context("--to: what answers there is no sink")?)
+            Self::There(api) => {
+                let answer = api.call("GET", "/report", "application/json", Bytes::new()).await?;
+                Some(serde_json::from_slice(&answer.body).context("--to: what answers there is no sink")?)
             }
         })
     }
 }
 
-async fn measure(local: &mut Local, args: &Args, receiver: &Receiver, csv: PathBuf) -> anyhow::Result<Report> {
-    refuse_leftovers(local).await?;
+async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf) -> anyhow::Result<Report> {
+    refuse_leftovers(&driver).await?;
     write_audience(&csv, args.messages).await?;
-    let clock = local.clock().clone();
     let mut seconds = Seconds::default();
+    let clock = driver.core().clock.clone();
     let mut lap = clock.monotonic();
     let mut since = || {
         let now = clock.monotonic();
         (now - std::mem::replace(&mut lap, now)).as_secs_f64()
     };
 
-    local.put_devices(fleet(args.devices)?).await?;
+    driver.put_devices(fleet(args.devices)?).await?;
     seconds.devices = since();
-    let imported = local.import(NAME, &csv).await?;
+    let imported = driver.import(NAME, &csv).await?;
     seconds.import = since();
     if u64::from(imported.accepted) != u64::from(args.messages) {
         bail!("the import accepted {} of {} contacts", imported.accepted, args.messages);
     }
 
-    let id = local.create(campaign(args, receiver)?).await?;
-    let core = local.core().clone();
+    let id = driver.create(campaign(args, receiver)?).await?;
+    let core = driver.core().clone();
     let (statements, commands) = (core.store.statements(), core.queue.commands());
     let launched_at = core.clock.now();
     since();
-    local.launch_or_resume(id).await?;
-    seconds.expand = wait_for_end(local, id, args).await?.as_secs_f64();
+    driver.launch_or_resume(id).await?;
+    seconds.expand = wait_for_end(&driver, id, args).await?.as_secs_f64();
     let (statements, commands) = (core.store.statements() - statements, core.queue.commands() - commands);
 
     let mut ledger = Ledger::new(args.delay_ms, launched_at)?;
-    local.each_message(id, |row| ledger.add(row)).await?;
+    driver.each_message(id, |row| ledger.add(row)).await?;
     seconds.drain = ledger.last_end().since(launched_at).as_secs_f64();
-    let counts = local.view(id).await?.counts;
+    let counts = driver.view(id).await?.counts;
     Ok(Report::new(args, &core, seconds, &ledger, counts, receiver.report().await?, (statements, commands)))
 }
 
 /// A store with other work in it would be measured too, and disturbed.
-async fn refuse_leftovers(local: &Local) -> anyhow::Result<()> {
-    let store = &local.core().store;
+async fn refuse_leftovers(driver: &Driver) -> anyhow::Result<()> {
+    let store = &driver.core().store;
     let is_empty = store.count_devices().await? == 0
         && store.audiences(None, 1).await?.items.is_empty()
         && store.campaigns(None, None, 1).await?.items.is_empty();
@@ -241,28 +235,31 @@ fn fleet(devices: u32) -> anyhow::Result<Vec<DeviceSpec>> {
 
 fn campaign(args: &Args, receiver: &Receiver) -> anyhow::Result<CampaignSpec> {
     let Asked { min, max } = args.delay_ms;
-    Ok(serde_json::from_str(&json!({
-        "name": NAME,
-        "audience": NAME,
-        "devices": {"tag": NAME},
-        "template": {"plugin": "jinja", "config": {"text": "Hello {{ name }}, greetings to {{ city }}!"}},
-        "delay": {
-            "plugin": "uniform",
-            "config": {"min_ms": u64::try_from(min.as_millis())?, "max_ms": u64::try_from(max.as_millis())?},
-        },
-        "sender": receiver.sender(),
-        "delivery": "at_least_once",
-    }).to_string())?)
+    Ok(serde_json::from_str(
+        &json!({
+            "name": NAME,
+            "audience": NAME,
+            "devices": {"tag": NAME},
+            "template": {"plugin": "jinja", "config": {"text": "Hello {{ name }}, greetings to {{ city }}!"}},
+            "delay": {
+                "plugin": "uniform",
+                "config": {"min_ms": u64::try_from(min.as_millis())?, "max_ms": u64::try_from(max.as_millis())?},
+            },
+            "sender": receiver.sender(),
+            "delivery": "at_least_once",
+        })
+        .to_string(),
+    )?)
 }
 
 /// Waits until no message is open; returns how long it took until every contact was a message.
-async fn wait_for_end(local: &mut Local, id: CampaignId, args: &Args) -> anyhow::Result<Duration> {
-    let start = local.clock().monotonic();
+async fn wait_for_end(driver: &Driver, id: CampaignId, args: &Args) -> anyhow::Result<Duration> {
+    let start = driver.elapsed();
     let mut progress = (!args.json).then(|| Progress::new(u64::from(args.messages)));
     let mut expanded = None;
     loop {
-        let view = local.view(id).await?;
-        let elapsed = local.clock().monotonic().saturating_sub(start);
+        let view = driver.view(id).await?;
+        let elapsed = driver.elapsed().saturating_sub(start);
         if let Some(progress) = &mut progress {
             progress.show(&view.counts, elapsed);
         }
@@ -279,11 +276,7 @@ async fn wait_for_end(local: &mut Local, id: CampaignId, args: &Args) -> anyhow:
         if view.status == CampaignStatus::Paused {
             bail!("the campaign was paused: {}", view.paused_reason.unwrap_or_default());
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = crate::lifecycle::signal() => bail!("stopped before the end"),
-            part = local.death() => bail!("{part} stopped unexpectedly"),
-        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

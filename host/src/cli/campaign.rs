@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::bookmark::Bookmark;
-use super::local::{Local, accepted};
-use super::progress::{Progress, states};
 use super::bad_input;
+use super::bookmark::Bookmark;
+use super::local::{Driver, Local, accepted, interrupted};
+use super::progress::{Progress, states};
 use crate::campaign::CampaignStatus;
 use crate::config::{Config, Role};
 use crate::id::CampaignId;
@@ -67,42 +67,37 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         roles: vec![Role::Trigger, Role::Processor, Role::Workers, Role::Recovery],
         ..Config::default()
     };
-    let mut local = Local::start(config).await?;
-    let result = drive(&mut local, &args, campaign, &bookmark).await;
-    local.stop().await?;
-    result
+    let local = Local::start(config).await?;
+    let driver = local.driver();
+    let code = local.run(drive(driver, &args, campaign, &bookmark)).await?;
+    Ok(code.unwrap_or_else(interrupted))
 }
 
-async fn drive(
-    local: &mut Local,
-    args: &Args,
-    campaign: CampaignFile,
-    bookmark: &Bookmark,
-) -> anyhow::Result<ExitCode> {
+async fn drive(driver: Driver, args: &Args, campaign: CampaignFile, bookmark: &Bookmark) -> anyhow::Result<ExitCode> {
     let kept = bookmark.read()?.filter(|_| !args.again);
     let known = match kept {
         // The database may have been deleted under the bookmark.
-        Some(id) => local.core().store.campaign(id).await?.map(|_| id),
+        Some(id) => driver.core().store.campaign(id).await?.map(|_| id),
         None => None,
     };
     let id = match known {
         Some(id) => id,
         None => {
-            let id = prepare(local, campaign, &args.file).await?;
+            let id = prepare(&driver, campaign, &args.file).await?;
             bookmark.write(id)?;
             id
         }
     };
-    local.launch_or_resume(id).await.map_err(|error| error.context(args.file.display().to_string()))?;
-    watch(local, id).await
+    driver.launch_or_resume(id).await.map_err(|error| error.context(args.file.display().to_string()))?;
+    watch(&driver, id).await
 }
 
 /// Imports what the file names and makes the campaign.
-async fn prepare(local: &Local, campaign: CampaignFile, file: &Path) -> anyhow::Result<CampaignId> {
+async fn prepare(driver: &Driver, campaign: CampaignFile, file: &Path) -> anyhow::Result<CampaignId> {
     let CampaignFile { csv, devices, spec, .. } = campaign;
     let named = |error: anyhow::Error| error.context(file.display().to_string());
-    local.put_devices(devices).await.map_err(named)?;
-    let report = local.import(&spec.audience, &csv).await.map_err(named)?;
+    driver.put_devices(devices).await.map_err(named)?;
+    let report = driver.import(&spec.audience, &csv).await.map_err(named)?;
     for rejected in report.rejected.iter().take(REJECTED_SHOWN) {
         eprintln!("{}:{}: {}", csv.display(), rejected.line, rejected.reason);
     }
@@ -112,40 +107,31 @@ async fn prepare(local: &Local, campaign: CampaignFile, file: &Path) -> anyhow::
     if report.accepted == 0 {
         return Err(bad_input(format!("{}: no row could be used", csv.display())));
     }
-    local.create(spec).await.map_err(named)
+    driver.create(spec).await.map_err(named)
 }
 
 /// Shows progress until the campaign has ended, a signal comes, or something breaks.
-async fn watch(local: &mut Local, id: CampaignId) -> anyhow::Result<ExitCode> {
-    let start = local.clock().monotonic();
+async fn watch(driver: &Driver, id: CampaignId) -> anyhow::Result<ExitCode> {
+    let start = driver.elapsed();
     let mut progress: Option<Progress> = None;
-    let mut paused: Option<String> = None;
     loop {
-        let view = local.view(id).await?;
+        let view = driver.view(id).await?;
         let progress = progress.get_or_insert_with(|| Progress::new(view.recipients));
-        progress.show(&view.counts, local.clock().monotonic().saturating_sub(start));
+        progress.show(&view.counts, driver.elapsed().saturating_sub(start));
         if view.status.is_final() {
             break;
         }
-        if view.status == CampaignStatus::Paused && paused != view.paused_reason {
-            progress.say(&format!("paused: {}", view.paused_reason.as_deref().unwrap_or("no reason given")));
-            // Nobody else can resume it while this process holds the database.
-            return Ok(ExitCode::FAILURE);
+        if view.status == CampaignStatus::Paused {
+            // Nobody but the next start of this command can resume it.
+            let reason = view.paused_reason.unwrap_or_default();
+            anyhow::bail!("the campaign is paused: {reason}; run the same command again to resume it");
         }
-        paused = view.paused_reason;
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = crate::lifecycle::signal() => {
-                progress.say("stopping; run the same command again to go on");
-                return Ok(ExitCode::from(130));
-            }
-            part = local.death() => anyhow::bail!("{part} stopped unexpectedly"),
-        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     if let Some(progress) = progress {
         progress.finish();
     }
-    let counts = local.check_ledger(id).await?;
+    let counts = driver.check_ledger(id).await?;
     println!("campaign {id}: {}", states(&counts));
     if accepted(&counts) == counts.total() { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::from(SOME_NOT_SENT)) }
 }

@@ -1,77 +1,83 @@
-//! A small HTTP client for commands that talk to a server.
+//! A small API client for commands that talk to a server. It goes through the host's one HTTP client.
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::bail;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::Uri;
 
 use super::bad_input;
+use crate::egress::{Allowed, Body, Egress, EgressAnswer, EgressPolicy, EgressRequest, EgressResponse};
 
-/// Longest answer that is read, in bytes.
-const ANSWER_MAX: usize = 4 << 20;
+/// Largest body, either way, in bytes: the size of the largest plugin.
+const BODY_MAX: usize = 64 << 20;
 /// Longest wait for an answer: an upload is compiled before it is answered.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server's API.
 pub struct Api {
     base: String,
+    authority: String,
     token: Option<String>,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    egress: Egress,
 }
 
 impl Api {
-    /// The API at a base URL such as `http://127.0.0.1:8080`.
-    pub fn new(base: &str, token: Option<String>) -> anyhow::Result<Self> {
-        let uri: Uri = base.parse().map_err(|_| bad_input("--url: give a URL such as http://127.0.0.1:8080"))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(bad_input("--url: give a URL such as http://127.0.0.1:8080"));
-        }
-        let https = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
-            .context("setting up TLS")?
-            .https_or_http()
-            .enable_http1()
-            .build();
-        let client = Client::builder(TokioExecutor::new()).build(https);
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), token, client })
+    /// The API at a base URL such as `http://127.0.0.1:8080`; `flag` is where the URL was given.
+    pub fn new(flag: &str, base: &str, token: Option<String>) -> anyhow::Result<Self> {
+        let bad = || bad_input(format!("{flag}: give a URL such as http://127.0.0.1:8080"));
+        let uri: Uri = base.parse().map_err(|_| bad())?;
+        let default_port = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => return Err(bad()),
+        };
+        let host = uri.host().ok_or_else(bad)?;
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(default_port));
+        // The user named this host: it may be private.
+        let allowed: Allowed = authority.parse().map_err(|_| bad())?;
+        let policy = EgressPolicy {
+            allow: vec![allowed],
+            max_request_bytes: BODY_MAX,
+            max_response_bytes: BODY_MAX,
+            ..EgressPolicy::default()
+        };
+        Ok(Self { base: base.trim_end_matches('/').to_owned(), authority, token, egress: Egress::new(policy)? })
     }
 
-    /// Makes a call; returns the status and the body, whatever the status is.
+    /// Its host and port.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Its base URL, without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Makes a call; returns the answer, whatever its status is.
     pub async fn call(
         &self,
-        method: Method,
+        method: &str,
         path: &str,
         content_type: &str,
         body: Bytes,
-    ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .header("content-type", content_type)
-            .header("user-agent", concat!("carillon/", env!("CARGO_PKG_VERSION")));
+    ) -> anyhow::Result<EgressResponse> {
+        let mut headers = vec![("content-type".to_owned(), content_type.to_owned())];
         if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
+            headers.push(("authorization".to_owned(), format!("Bearer {token}")));
         }
-        let request = request.body(Full::new(body)).map_err(|_| bad_input("--token: it has characters that no token has"))?;
-        let call = async {
-            let answer =
-                self.client.request(request).await.with_context(|| format!("no answer from {}", self.base))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_MAX)
-                .collect()
-                .await
-                .map_err(|error| anyhow!("the answer of {} broke off: {error}", self.base))?;
-            Ok((status, body.to_bytes()))
+        let request = EgressRequest {
+            method: method.to_owned(),
+            url: format!("{}{path}", self.base),
+            headers,
+            body: if body.is_empty() { Body::Empty } else { Body::Bytes(body) },
+            timeout: PATIENCE,
         };
-        tokio::time::timeout(PATIENCE, call)
-            .await
-            .map_err(|_| anyhow!("no answer from {} within {} s", self.base, PATIENCE.as_secs()))?
+        match self.egress.send(request, PATIENCE).await {
+            EgressAnswer::Response(response) => Ok(response),
+            EgressAnswer::NotSent(why) | EgressAnswer::Unanswered(why) => bail!("{}: {why}", self.base),
+        }
     }
 }
 
@@ -102,7 +108,9 @@ mod tests {
     #[test]
     fn a_url_that_is_none_is_bad_input() {
         for url in ["127.0.0.1:8080", "ftp://x", "http://"] {
-            assert!(Api::new(url, None).is_err(), "{url}");
+            assert!(Api::new("--url", url, None).is_err(), "{url}");
         }
+        let api = Api::new("--url", "https://carillon.example/", None).unwrap();
+        assert_eq!((api.base(), api.authority()), ("https://carillon.example", "carillon.example:443"));
     }
 }

@@ -1,24 +1,30 @@
 //! A server inside a command: started on a data folder, driven through the same operations as the API.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
 use tokio::fs::File;
+use tokio::io::AsyncRead;
 
 use super::{from_op, progress};
 use crate::app::App;
 use crate::campaign::{CampaignSpec, CampaignStatus};
-use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::core::Core;
 use crate::device::DeviceSpec;
 use crate::id::{CampaignId, MessageId};
+use crate::lifecycle;
 use crate::message::{Counts, MessageRow, MessageStatus};
-use crate::operations::audiences::{self, ImportReport};
+use crate::operations::audiences::{self, Format, ImportReport};
 use crate::operations::campaigns::{self, CampaignView};
-use crate::operations::{Actor, devices};
+use crate::operations::{Actor, devices, plugins};
+use crate::store::PluginVersion;
 
 /// Devices that one call makes.
 const DEVICES_AT_ONCE: usize = 1_000;
@@ -28,29 +34,21 @@ const PAGE: u32 = 1_000;
 /// A server in this process.
 pub struct Local {
     app: App,
-    actor: Actor,
+    driver: Driver,
 }
 
 impl Local {
     /// Starts the server of `config`.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         super::check_config(&config)?;
-        Ok(Self { app: App::start(config).await?, actor: Actor::new("cli") })
+        let app = App::start(config).await?;
+        let driver = Driver { core: app.core.clone(), actor: Actor::new("cli") };
+        Ok(Self { app, driver })
     }
 
-    /// Its parts.
-    pub fn core(&self) -> &Core {
-        &self.app.core
-    }
-
-    /// Who the operations are done by.
-    pub fn actor(&self) -> &Actor {
-        &self.actor
-    }
-
-    /// Its clock.
-    pub fn clock(&self) -> &SharedClock {
-        &self.app.core.clock
+    /// What drives it.
+    pub fn driver(&self) -> Driver {
+        self.driver.clone()
     }
 
     /// Where its API and dashboard are.
@@ -63,14 +61,46 @@ impl Local {
         self.app.new_admin_token()
     }
 
-    /// Waits for the death of a part of the server; returns its name.
-    pub async fn death(&mut self) -> &'static str {
-        self.app.loop_death().await
+    /// Runs `work` to its end, then stops the server: sends in flight end and are settled. `None` when a signal came
+    /// first. A second signal ends it at once; the next start takes over what was in flight.
+    pub async fn run<T>(mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
+        let result = tokio::select! {
+            result = work => result.map(Some),
+            () = lifecycle::signal() => {
+                eprintln!("stopping: sends in flight are being finished; the same command goes on from here");
+                Ok(None)
+            }
+            part = self.app.loop_death() => Err(anyhow!("{part} stopped unexpectedly")),
+        };
+        tokio::select! {
+            stopped = self.app.stop() => stopped?,
+            () = lifecycle::signal() => bail!("ended at once by a second signal"),
+        }
+        result
+    }
+}
+
+/// The exit code of a command that a signal ended.
+pub fn interrupted() -> ExitCode {
+    ExitCode::from(130)
+}
+
+/// Drives a server in this process; cheap to clone.
+#[derive(Clone)]
+pub struct Driver {
+    core: Core,
+    actor: Actor,
+}
+
+impl Driver {
+    /// The server's parts.
+    pub fn core(&self) -> &Core {
+        &self.core
     }
 
-    /// Stops it: sends in flight end and are settled.
-    pub async fn stop(self) -> anyhow::Result<()> {
-        self.app.stop().await
+    /// Time since an arbitrary start.
+    pub fn elapsed(&self) -> Duration {
+        self.core.clock.monotonic()
     }
 
     /// Makes or replaces devices.
@@ -84,7 +114,33 @@ impl Local {
     /// Imports a CSV file as an audience.
     pub async fn import(&self, name: &str, csv: &Path) -> anyhow::Result<ImportReport> {
         let file = File::open(csv).await.with_context(|| format!("opening {}", csv.display()))?;
-        audiences::import_csv(self.core(), &self.actor, name, file).await.map_err(from_op)
+        self.import_from(name, file).await
+    }
+
+    /// Imports CSV as an audience.
+    pub async fn import_from(
+        &self,
+        name: &str,
+        csv: impl AsyncRead + Send + Unpin + 'static,
+    ) -> anyhow::Result<ImportReport> {
+        audiences::import(self.core(), &self.actor, name, Format::Csv, csv).await.map_err(from_op)
+    }
+
+    /// Uploads a plugin.
+    pub async fn upload(&self, bytes: Bytes) -> anyhow::Result<PluginVersion> {
+        let (version, ..) = plugins::upload(self.core(), &self.actor, bytes, Some(false)).await.map_err(from_op)?;
+        Ok(version)
+    }
+
+    /// Makes a plugin's version the active one.
+    pub async fn activate(&self, name: &str, version: &str) -> anyhow::Result<()> {
+        plugins::activate(self.core(), &self.actor, name, version).await.map_err(from_op)?;
+        Ok(())
+    }
+
+    /// Every version of a plugin, newest first.
+    pub async fn versions(&self, name: &str) -> anyhow::Result<Vec<PluginVersion>> {
+        plugins::versions(self.core(), name).await.map_err(from_op)
     }
 
     /// Makes a campaign, as a draft.

@@ -65,7 +65,9 @@ impl Bars {
     fn new(total: u64) -> Self {
         let all = MultiProgress::new();
         let style = |template: &str| {
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+            ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("━╸─")
         };
         let messages = all.add(ProgressBar::new(total));
         messages.set_style(style("{elapsed_precise}  {bar:40}  {human_pos}/{human_len}  {per_sec:.0}  {eta} to go"));

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::app::App;
 use crate::config::Config;
+use crate::operations::tokens::ADMIN_TOKEN_FILE;
 
 /// Settings of a server.
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("carillon listens on http://{addr}");
     }
     if let Some(token) = app.new_admin_token() {
-        println!("admin token (shown this once, kept in {}): {token}", data.join("admin-token").display());
+        println!("admin token (shown this once, kept in {}): {token}", data.join(ADMIN_TOKEN_FILE).display());
     }
     crate::lifecycle::run_until_signal(app).await?;
     Ok(ExitCode::SUCCESS)

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use super::Args;
 use super::ledger::Ledger;
 use super::pacing::Summary;
 use super::sink::SinkReport;
-use super::Args;
 use crate::core::Core;
 use crate::message::Counts;
 

@@ -297,12 +297,12 @@ mod tests {
     #[tokio::test]
     async fn it_answers_over_http() {
         let sink = Sink::start(SocketAddr::from(([127, 0, 0, 1], 0)), NO_DELAY).await.unwrap();
-        let api = Api::new(&format!("http://{}", sink.addr), None).unwrap();
-        let (status, _) = api.call(Method::POST, "/send", "application/json", Bytes::from("{}")).await.unwrap();
-        assert_eq!(status, StatusCode::BAD_REQUEST);
-        let (status, body) = api.call(Method::GET, "/report", "application/json", Bytes::new()).await.unwrap();
-        assert_eq!(status, StatusCode::OK);
-        assert_eq!(serde_json::from_slice::<SinkReport>(&body).unwrap(), sink.report());
+        let api = Api::new("--to", &format!("http://{}", sink.addr), None).unwrap();
+        let answer = api.call("POST", "/send", "application/json", Bytes::from("{}")).await.unwrap();
+        assert_eq!(answer.status, 400);
+        let answer = api.call("GET", "/report", "application/json", Bytes::new()).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(serde_json::from_slice::<SinkReport>(&answer.body).unwrap(), sink.report());
         assert_eq!(sink.report().unreadable, 1);
     }
 }

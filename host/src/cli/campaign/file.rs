@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::{bad_input, fleet_csv};
-use crate::campaign::{CampaignSpec, Delivery, DelayUse, DevicePool, PluginUse, RetryPolicy, Schedule, SpreadPolicy};
+use crate::campaign::{CampaignSpec, DelayUse, Delivery, DevicePool, PluginUse, RetryPolicy, Schedule, SpreadPolicy};
 use crate::clock::Time;
 use crate::device::DeviceSpec;
 use crate::id::Digest;
@@ -214,6 +214,18 @@ max_ms = 1000
         assert_eq!(file.devices[0].sender.as_ref().unwrap().config.get(), "{}");
         assert_eq!(read(GOOD).unwrap().key, file.key);
         assert_ne!(read(&GOOD.replace("autumn", "winter")).unwrap().key, file.key);
+    }
+
+    #[test]
+    fn the_examples_are_campaigns() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/campaigns");
+        let mut files = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(!CampaignFile::read(&path).unwrap().devices.is_empty());
+            files += 1;
+        }
+        assert!(files >= 2);
     }
 
     #[test]
