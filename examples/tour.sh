@@ -6,9 +6,10 @@ cd "$(dirname "$0")/.."
 CARILLON=${CARILLON:-${CARGO_TARGET_DIR:-target}/release/carillon}
 URL=http://127.0.0.1:${PORT:-8080} SINK=127.0.0.1:${SINK_PORT:-9000}
 export CARILLON_ADMIN_TOKEN=${CARILLON_ADMIN_TOKEN:-tour-token-$RANDOM-$RANDOM-$RANDOM}
-DATA=$(mktemp -d)
+DATA=$(mktemp -d) NEXT=$(mktemp -d examples/plugins/tour.XXXXXX)
+export CARGO_TARGET_DIR=$PWD/examples/plugins/rust-greeting/target
 started=()
-finish() { for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done; wait; rm -rf "$DATA"; }
+finish() { for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done; wait; rm -rf "$DATA" "$NEXT"; }
 trap finish EXIT
 
 say() { printf '\n==> %s\n' "$*"; }
@@ -29,7 +30,7 @@ api PUT /audiences/friends -H 'Content-Type: text/csv' --data-binary @examples/a
 
 say "a plugin in Rust: built, uploaded, active"
 (cd examples/plugins/rust-greeting && cargo build --release --quiet)
-WASM=examples/plugins/rust-greeting/target/wasm32-wasip2/release/rust_greeting.wasm
+WASM=$CARGO_TARGET_DIR/wasm32-wasip2/release/rust_greeting.wasm
 api POST /plugins -H 'Content-Type: application/wasm' --data-binary @"$WASM"
 
 say "a campaign that uses it"
@@ -42,7 +43,9 @@ CAMPAIGN=$(api POST /campaigns "${json[@]}" '{
 api POST "/campaigns/$CAMPAIGN/launch"
 
 say "its next version, while the campaign runs"
-(cd examples/plugins/rust-greeting && cargo build --release --quiet --features louder)
+cp -r examples/plugins/rust-greeting/{.cargo,Cargo.toml,Cargo.lock,src} "$NEXT"
+sed -i.old -e 's/"1.0.0"/"1.1.0"/' -e 's/Hello {name}\./HELLO {name}!/' "$NEXT/src/lib.rs"
+(cd "$NEXT" && cargo build --release --quiet)
 api POST /plugins -H 'Content-Type: application/wasm' --data-binary @"$WASM"
 api POST /plugins/greeting/activate "${json[@]}" '{"version":"1.1.0"}'
 

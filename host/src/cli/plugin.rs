@@ -109,3 +109,13 @@ async fn answer(api: &Api, path: &str, content_type: &str, body: Bytes) -> anyho
         status => bail!("the server failed ({status}): {}", problem(&answer.body)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_tours_plugin_is_the_example() {
+        let readme = include_str!("../../../README.md");
+        let example = include_str!("../../../examples/plugins/rust-greeting/src/lib.rs");
+        assert!(readme.contains(example), "README.md shows another plugin than examples/plugins/rust-greeting");
+    }
+}

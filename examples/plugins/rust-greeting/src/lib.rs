@@ -1,4 +1,4 @@
-//! A message template: greets by name. The configuration is ignored; a real template would read it as JSON.
+//! A message template: greets by name.
 
 wit_bindgen::generate!({ path: "../../../wit", world: "message-template" });
 
@@ -11,7 +11,7 @@ impl describe::Guest for Greeting {
     fn get() -> describe::Info {
         describe::Info {
             name: "greeting".into(),
-            version: if cfg!(feature = "louder") { "1.1.0" } else { "1.0.0" }.into(),
+            version: "1.0.0".into(),
             summary: "Greets by name.".into(),
             config_schema: r#"{"type":"object"}"#.into(),
             adapter_schema: String::new(),
@@ -34,12 +34,9 @@ impl template::Guest for Greeting {
 
 /// One recipient's message. Without a name this message fails, and only this one.
 fn greet(variables: &[(String, String)]) -> Result<Content, PluginError> {
-    let Some((_, name)) = variables.iter().find(|(column, _)| column == "name") else {
-        return Err(PluginError::InvalidInput("the audience has no column \"name\"".into()));
-    };
-    let text =
-        if cfg!(feature = "louder") { format!("HELLO {}!!!", name.to_uppercase()) } else { format!("Hello {name}.") };
-    Ok(Content { text, subject: None, media: vec![], attributes: vec![] })
+    let name = variables.iter().find(|(column, _)| column == "name").map(|(_, value)| value);
+    let name = name.ok_or_else(|| PluginError::InvalidInput("the audience has no column \"name\"".into()))?;
+    Ok(Content { text: format!("Hello {name}."), subject: None, media: vec![], attributes: vec![] })
 }
 
 export!(Greeting);
