@@ -101,8 +101,9 @@ async fn prepare(driver: &Driver, campaign: CampaignFile, file: &Path) -> anyhow
     for rejected in report.rejected.iter().take(REJECTED_SHOWN) {
         eprintln!("{}:{}: {}", csv.display(), rejected.line, rejected.reason);
     }
-    if report.rejected.len() > REJECTED_SHOWN {
-        eprintln!("{}: {} more rows were rejected", csv.display(), report.rejected.len() - REJECTED_SHOWN);
+    let more = report.rejected_count.saturating_sub(REJECTED_SHOWN as u64);
+    if more > 0 {
+        eprintln!("{}: {more} more rows were rejected", csv.display());
     }
     if report.accepted == 0 {
         return Err(bad_input(format!("{}: no row could be used", csv.display())));
@@ -130,6 +131,11 @@ async fn watch(driver: &Driver, id: CampaignId) -> anyhow::Result<ExitCode> {
     }
     if let Some(progress) = progress {
         progress.finish();
+    }
+    let view = driver.view(id).await?;
+    if view.status != CampaignStatus::Completed {
+        println!("campaign {id} is {}: {}", view.status.as_str(), states(&view.counts));
+        return Ok(ExitCode::from(SOME_NOT_SENT));
     }
     let counts = driver.check_ledger(id).await?;
     println!("campaign {id}: {}", states(&counts));

@@ -121,8 +121,8 @@ async fn prepare(driver: &Driver, recipients: Option<&Path>) -> anyhow::Result<C
         Some(path) => driver.import(NAME, path).await?,
         None => driver.import_from(NAME, CUSTOMERS.as_bytes()).await?,
     };
-    if !report.rejected.is_empty() {
-        eprintln!("{} rows were rejected", report.rejected.len());
+    if report.rejected_count > 0 {
+        eprintln!("{} rows were rejected", report.rejected_count);
     }
     driver.create(campaign()?).await
 }

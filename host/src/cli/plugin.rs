@@ -65,9 +65,18 @@ async fn check(args: Check) -> anyhow::Result<ExitCode> {
     let inspected = host
         .inspect(bytes)
         .await
-        .map_err(|refusal| bad_input(format!("{}: refused: {refusal}", args.file.display())))?;
+        .map_err(|refusal| bad_input(format!("{}: {}: {}", args.file.display(), refusal.code, refusal.detail)))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&inspected)?);
+        let report = serde_json::json!({
+            "kind": inspected.kind,
+            "info": inspected.info,
+            "imports": inspected.imports,
+            "digest": inspected.digest,
+            "bytes": size,
+            "compile_ms": inspected.compile_ms,
+            "instantiate_us": inspected.instantiate_us,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}", args.file.display());
@@ -80,6 +89,7 @@ async fn check(args: Check) -> anyhow::Result<ExitCode> {
         "  imports  {}",
         if inspected.imports.is_empty() { "none".to_owned() } else { inspected.imports.join(", ") }
     );
+    println!("  compiled in {:.0} ms, an instance in {:.0} µs", inspected.compile_ms, inspected.instantiate_us);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -99,6 +99,7 @@ impl Report {
         let early = sink.as_ref().map_or(ledger.early(), |s| s.early);
         let unreadable = sink.as_ref().map_or(0, |s| s.unreadable);
         let complete = ledger.rows() == messages && counts.total() == messages;
+        let (plugin_calls, plugin_us_per_call) = plugin_calls(core);
         let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -125,10 +126,27 @@ impl Report {
             sql_per_message: per_message(spent.0),
             redis_per_message: per_message(spent.1),
             wal_bytes_per_message: None,
-            plugin_calls: None,
-            plugin_us_per_call: None,
+            plugin_calls,
+            plugin_us_per_call,
         }
     }
+}
+
+/// Calls of plugins in this process, and microseconds per call.
+fn plugin_calls(core: &Core) -> (Option<u64>, Option<f64>) {
+    let Ok(metrics) = core.metrics.encode(core.store.statements(), core.queue.commands()) else { return (None, None) };
+    let calls = sum(&metrics, "carillon_plugin_call_seconds_count");
+    let seconds = sum(&metrics, "carillon_plugin_call_seconds_sum");
+    match calls > 0.0 {
+        true => (Some(calls as u64), Some(seconds / calls * 1e6)),
+        false => (None, None),
+    }
+}
+
+/// The sum over all series of a metric, in Prometheus' text format.
+fn sum(metrics: &str, name: &str) -> f64 {
+    let values = metrics.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+    values.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
 /// The most memory this process ever had, where the kernel tells.
@@ -140,6 +158,13 @@ fn peak_rss() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn series_of_a_metric_are_summed() {
+        let text = "a_sum{kind=\"delay\"} 0.5\na_sum{kind=\"x y\"} 1.5\na_sum_of_others 9\n# a_sum 7\na_count 3\n";
+        assert!((super::sum(text, "a_sum") - 2.0).abs() < 1e-9);
+        assert!((super::sum(text, "a_count") - 3.0).abs() < 1e-9);
+    }
+
     #[test]
     fn linux_tells_the_peak_memory() {
         assert!(super::peak_rss().is_some_and(|bytes| bytes > 1 << 20));

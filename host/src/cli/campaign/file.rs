@@ -49,8 +49,6 @@ struct Written {
 #[serde(deny_unknown_fields)]
 struct Audience {
     csv: PathBuf,
-    /// The name it is kept under; the file's name when absent.
-    name: Option<String>,
 }
 
 /// Either `csv = "fleet.csv"` or `list = [{ id = "dev-1", channel = "sms" }]`.
@@ -120,7 +118,8 @@ impl CampaignFile {
         for device in &mut devices {
             device.tags.push(tag.clone());
         }
-        let audience = written.audience.name.clone().unwrap_or_else(|| stem(&csv));
+        // Its own audience, too: another file's import under the same name would replace it while this one is interrupted.
+        let audience = format!("{}-{key}", stem(&csv));
         let spec = spec(written, audience, tag)?;
         if let Some(problem) = spec.problems().first() {
             return Err(field(&problem.field, problem.problem.clone()));
@@ -165,10 +164,10 @@ fn listed(list: &[toml::Table]) -> Result<Vec<DeviceSpec>, (usize, String)> {
     list.iter().enumerate().map(|(n, table)| one(table).map_err(|e| (n, e.to_string()))).collect()
 }
 
-/// The name of an audience that is called after its file.
+/// A word made of a file's name.
 fn stem(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(64).collect()
+    stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(40).collect()
 }
 
 fn line_of(text: &str, span: &Range<usize>) -> usize {
@@ -205,7 +204,7 @@ max_ms = 1000
     #[test]
     fn a_file_is_a_campaign() {
         let file = read(GOOD).unwrap();
-        assert_eq!(file.spec.audience, "people");
+        assert_eq!(file.spec.audience, format!("people-{}", file.key));
         assert_eq!(file.spec.template.config.get(), r#"{"text":"Hello {{ name }}"}"#);
         assert_eq!(file.spec.delay.max_ms, 1000);
         assert_eq!(file.spec.priority, 5);
