@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "URL")]
     to: Option<String>,
     /// Run only the receiving HTTP server on this address, until a signal.
-    #[arg(long, value_name = "ADDR", conflicts_with_all = ["store", "messages", "devices", "workers", "sender", "to"])]
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["to"])]
     sink: Option<SocketAddr>,
     /// Print the JSON object only, without progress.
     #[arg(long)]
