@@ -19,6 +19,8 @@ pub mod core;
 pub mod device;
 pub mod id;
 pub mod message;
+pub mod metrics;
+pub mod operations;
 pub mod plugin;
 pub mod plugins;
 pub mod queue;
