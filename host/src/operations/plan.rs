@@ -54,7 +54,8 @@ pub(super) fn plugin_problems(core: &Core, of: &PluginUse, kind: PluginKind, at:
 /// `sender.config.retry.count`.
 fn located(at: &str, problem: &str) -> BadField {
     match problem.split_once(": ") {
-        Some((pointer, text)) if pointer.starts_with('/') && !pointer.contains(' ') => {
+        Some(("/", text)) => BadField::new(at, text),
+        Some((pointer, text)) if pointer.starts_with('/') => {
             BadField::new(format!("{at}{}", pointer.replace('/', ".")), text)
         }
         _ => BadField::new(at, problem),
@@ -108,7 +109,7 @@ async fn device_problems(core: &Core, plan: &SendPlan, prefix: &str) -> Result<V
             }),
         };
         out.extend(problem);
-        if out.len() >= TOLD && !matches!(plan.devices.ids, Some(_)) {
+        if out.len() >= TOLD && plan.devices.ids.is_none() {
             break;
         }
     }
@@ -122,6 +123,6 @@ mod tests {
     #[test]
     fn a_schema_problem_is_located_in_the_request() {
         assert_eq!(located("sender.config", "/retry/count: 5 is too much").field, "sender.config.retry.count");
-        assert_eq!(located("delay.config", "\"min_ms\" is missing").field, "delay.config");
+        assert_eq!(located("delay.config", "/: \"min_ms\" is missing").field, "delay.config");
     }
 }

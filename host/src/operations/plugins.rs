@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::core::Core;
+use crate::plugins::Refusal;
 use crate::queue::Wake;
 use crate::store::{NewPluginVersion, PluginVersion, Stored};
 
@@ -40,13 +41,8 @@ pub async fn upload(
             ),
         });
     }
-    let inspected = core
-        .plugin_host
-        .inspect(bytes.clone())
-        .await
-        .map_err(|refusal| OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail })?;
-    let report =
-        UploadReport { compile_ms: inspected.compile_ms as u64, instantiate_us: inspected.instantiate_us as u64 };
+    let inspected = core.plugin_host.inspect(bytes.clone()).await.map_err(refused)?;
+    let report = UploadReport { compile_ms: inspected.compile_ms, instantiate_us: inspected.instantiate_us };
     let is_first = !core.store.plugins().await?.iter().any(|v| v.name == inspected.info.name);
     let new = NewPluginVersion {
         kind: inspected.kind,
@@ -65,6 +61,14 @@ pub async fn upload(
     let subject = format!("{} {}", version.name, version.version);
     done(core, actor, "plugin.upload", subject, &[Wake::Changed]).await?;
     Ok((version, is_new, report))
+}
+
+fn refused(refusal: Refusal) -> OpError {
+    // The check itself failed: that is not the plugin's fault.
+    if refusal.code == "internal" {
+        return OpError::Internal(anyhow::anyhow!("{}", refusal.detail));
+    }
+    OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail }
 }
 
 /// Makes a version the one that campaigns use which do not name a version: from the next message on, everywhere within a

@@ -16,7 +16,7 @@ use crate::store::{StoreError, TokenRow};
 use super::{Actor, OpError, Result, check, done};
 
 /// Every scope there is. `admin` includes all others.
-pub const SCOPES: [&str; 12] = [
+pub const SCOPES: [&str; 11] = [
     "admin",
     "campaigns:read",
     "campaigns:write",
@@ -28,7 +28,6 @@ pub const SCOPES: [&str; 12] = [
     "audiences:write",
     "suppressions:read",
     "suppressions:write",
-    "stats:read",
 ];
 
 /// The file in the data folder that keeps the first admin token.
