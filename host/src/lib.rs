@@ -17,12 +17,19 @@ pub mod config;
 pub mod consent;
 pub mod core;
 pub mod device;
+<<<<<<< HEAD
 pub mod egress;
+=======
+pub mod http;
+>>>>>>> wt-api
 pub mod id;
 pub mod message;
+pub mod metrics;
+pub mod operations;
 pub mod plugin;
 pub mod plugins;
 pub mod queue;
 pub mod sequence;
 pub mod store;
+pub mod ui;
 pub mod window;

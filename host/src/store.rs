@@ -292,6 +292,15 @@ pub struct Enrolled {
     pub suppressed: u32,
 }
 
+/// The state of the database, for `doctor`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// Its name and version.
+    pub server: String,
+    /// What an operator should change, such as `fsync` that is off; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
 /// The truth. All methods may be called by several servers at once; `now` is the cluster's time (see
 /// [`crate::clock::SystemClock::follow`]).
 #[async_trait]
@@ -302,6 +311,10 @@ pub trait Store: Send + Sync + 'static {
     fn kind(&self) -> &'static str;
     /// Whether the store answers; the time it shows (its own clock for PostgreSQL, this machine's for SQLite).
     async fn now(&self) -> Result<Time>;
+    /// What the database is, and what an operator should change about it.
+    async fn health(&self) -> Result<StoreHealth> {
+        Ok(StoreHealth { server: self.kind().to_owned(), warnings: Vec::new() })
+    }
     /// SQL statements executed since the start, for the benchmark and metrics.
     fn statements(&self) -> u64;
     /// Closes the connections after what is running has finished.
