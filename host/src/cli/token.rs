@@ -61,7 +61,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         return Err(bad_input(format!("--data: there is no folder {}", config.data.display())));
     }
     let clock = Arc::new(SystemClock::new());
-    let store = store::open(&config.store_url(), 1, clock.clone()).await.context("--store")?;
+    let store = store::open(&config.store_url(), 1).await.context("--store")?;
     let result = act(&*store, &*clock, command).await;
     store.close().await;
     result.map(|()| ExitCode::SUCCESS)

@@ -7,7 +7,9 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::sqlite::SqliteError;
 use uuid::Uuid;
 
-use super::{AudienceRow, AuditRow, HostRow, KeptAnswer, Page, PluginVersion, Result, StoreError, TokenRow};
+use super::{
+    AudienceRow, AuditRow, HostRow, KeptAnswer, NewContact, Page, PluginVersion, Result, StoreError, TokenRow,
+};
 use crate::campaign::{Campaign, CampaignEvent, CampaignSpec, CampaignStatus, Run, RunOwner, SendPlan, SpreadPolicy};
 use crate::clock::Time;
 use crate::consent::Suppression;
@@ -319,6 +321,24 @@ impl AudienceSql {
             columns: from_json("an audience's columns", &self.columns)?,
             updated_at: Time::from_ms(self.updated_at),
         })
+    }
+}
+
+/// A row of `contacts`.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)]
+pub struct ContactSql {
+    pub no: i32,
+    pub address: String,
+    pub locale: Option<String>,
+    pub zone: Option<String>,
+    pub variables: String,
+}
+
+impl From<ContactSql> for (u32, NewContact) {
+    fn from(row: ContactSql) -> Self {
+        let ContactSql { no, address, locale, zone, variables } = row;
+        (to_u32(no.into()), NewContact { address, locale, zone, variables })
     }
 }
 
