@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::id::HostId;
+use crate::metrics::Metrics;
 use crate::plugins::{PluginHost, Registry};
 use crate::queue::{Queue, Wake};
-use crate::store::Store;
+use crate::store::{HostRow, Store};
 
 /// The shared parts of a server; cheap to clone.
 #[derive(Clone)]
@@ -30,6 +32,10 @@ pub struct Core {
     pub clock: SharedClock,
     /// The settings.
     pub config: Arc<Config>,
+    /// What this process counts.
+    pub metrics: Arc<Metrics>,
+    /// The servers that were alive at this server's last heartbeat.
+    pub hosts: Arc<RwLock<Vec<HostRow>>>,
 }
 
 impl Core {

@@ -185,6 +185,13 @@ impl Counts {
         MessageStatus::ALL.into_iter().map(|s| self.of(s)).sum()
     }
 
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        for status in MessageStatus::ALL {
+            *self.slot(status) += other.of(status);
+        }
+    }
+
     /// Messages without a final state.
     pub fn open(&self) -> u64 {
         self.pending + self.processing

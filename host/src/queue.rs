@@ -148,7 +148,7 @@ pub enum Finished {
 }
 
 /// A device's part in the queue, for status pages and explanations.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct QueueDepth {
     /// Messages waiting.
     pub queued: u32,

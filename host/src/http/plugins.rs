@@ -1,0 +1,176 @@
+//! `/plugins`.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::clock::Time;
+use crate::core::Core;
+use crate::id::Digest;
+use crate::operations::Actor;
+use crate::operations::plugins::{self, UploadReport};
+use crate::plugin::PluginKind;
+use crate::store::PluginVersion;
+
+use super::body::{self, Id, Json, Query};
+use super::page::Listing;
+use super::problem::Problem;
+
+pub(super) fn routes() -> OpenApiRouter<Core> {
+    OpenApiRouter::new().routes(routes!(upload, list)).routes(routes!(show)).routes(routes!(activate))
+}
+
+/// A version of a plugin.
+#[derive(Debug, Serialize, ToSchema)]
+struct Version {
+    /// The plugin's name.
+    name: String,
+    /// Its semantic version.
+    version: String,
+    /// Its world.
+    kind: PluginKind,
+    /// sha256 of its bytes.
+    digest: Digest,
+    /// Its size in bytes.
+    size: u64,
+    /// Whether it is the version used by campaigns that do not name one.
+    active: bool,
+    /// The interfaces that it imports; a pure one imports none.
+    imports: Vec<String>,
+    /// What it is for.
+    summary: String,
+    /// JSON Schema of its configuration.
+    #[schema(value_type = Object)]
+    config_schema: serde_json::Value,
+    /// Senders: JSON Schema of a device's `adapter`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    adapter_schema: Option<serde_json::Value>,
+    /// Senders: hosts wanted.
+    hosts: Vec<String>,
+    /// Senders: names of secrets wanted.
+    secrets: Vec<String>,
+    /// What it declares of itself.
+    capabilities: std::collections::BTreeMap<String, String>,
+    /// When it was uploaded.
+    uploaded_at: Time,
+}
+
+impl From<PluginVersion> for Version {
+    fn from(v: PluginVersion) -> Self {
+        Self {
+            name: v.name,
+            version: v.version,
+            kind: v.kind,
+            digest: v.digest,
+            size: v.size,
+            active: v.active,
+            imports: v.imports,
+            summary: v.info.summary,
+            config_schema: serde_json::from_str(&v.info.config_schema).unwrap_or_default(),
+            adapter_schema: serde_json::from_str(&v.info.adapter_schema).ok(),
+            hosts: v.info.hosts,
+            secrets: v.info.secrets,
+            capabilities: v.info.capabilities.into_iter().collect(),
+            uploaded_at: v.uploaded_at,
+        }
+    }
+}
+
+/// A version that was uploaded.
+#[derive(Debug, Serialize, ToSchema)]
+struct Uploaded {
+    #[serde(flatten)]
+    version: Version,
+    /// What the checks measured.
+    report: UploadReport,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct UploadQuery {
+    /// Whether it becomes the active version; by default only if it is the first one of its name.
+    activate: Option<bool>,
+}
+
+/// Upload a version: the body is the WebAssembly component.
+#[utoipa::path(post, path = "/plugins", tag = "plugins", security(("token" = ["plugins:write"])), params(UploadQuery),
+    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses(
+        (status = 201, description = "It is stored.", body = Uploaded),
+        (status = 200, description = "The same bytes were stored before.", body = Uploaded),
+        (status = 413, description = "It is too large.", body = Problem, content_type = "application/problem+json"),
+    ))]
+async fn upload(
+    State(core): State<Core>,
+    actor: Actor,
+    Query(query): Query<UploadQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Uploaded>), Problem> {
+    let media = body::media_type(&headers);
+    if body::is_json(&media) || media.starts_with("multipart/") || media.starts_with("text/") {
+        return Err(body::unsupported(&media, "the component's bytes as application/wasm"));
+    }
+    let bytes = body::read(body, core.config.plugin_max_bytes).await?;
+    let (version, is_new, report) = plugins::upload(&core, &actor, bytes, query.activate).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(Uploaded { version: version.into(), report })))
+}
+
+/// Every version of every plugin.
+#[utoipa::path(get, path = "/plugins", tag = "plugins", security(("token" = ["plugins:read"])),
+    responses((status = 200, body = Listing<Version>)))]
+async fn list(State(core): State<Core>) -> Result<Json<Listing<Version>>, Problem> {
+    let items = plugins::list(&core).await?.into_iter().map(Version::from).collect();
+    Ok(Json(Listing { items, next_cursor: None }))
+}
+
+/// A plugin with its versions.
+#[derive(Debug, Serialize, ToSchema)]
+struct PluginView {
+    /// Its name.
+    name: String,
+    /// Its world.
+    kind: PluginKind,
+    /// The version used by campaigns that do not name one.
+    active: Option<String>,
+    /// Its versions, newest first.
+    versions: Vec<Version>,
+}
+
+/// One plugin with its versions.
+#[utoipa::path(get, path = "/plugins/{name}", tag = "plugins", security(("token" = ["plugins:read"])),
+    params(("name" = String, Path, description = "The plugin's name")), responses((status = 200, body = PluginView)))]
+async fn show(State(core): State<Core>, Id(name): Id<String>) -> Result<Json<PluginView>, Problem> {
+    let versions: Vec<_> = plugins::versions(&core, &name).await?.into_iter().map(Version::from).collect();
+    let active = versions.iter().find(|v| v.active).map(|v| v.version.clone());
+    let kind = versions.first().map_or(PluginKind::Template, |v| v.kind);
+    Ok(Json(PluginView { name, kind, active, versions }))
+}
+
+/// Which version becomes active.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Activate {
+    /// A semantic version that was uploaded.
+    version: String,
+}
+
+/// Make a version the active one: messages use it from the next one on, on every server within a second.
+#[utoipa::path(post, path = "/plugins/{name}/activate", tag = "plugins", security(("token" = ["plugins:write"])),
+    params(("name" = String, Path, description = "The plugin's name")), request_body = Activate,
+    responses((status = 200, body = Version)))]
+async fn activate(
+    State(core): State<Core>,
+    actor: Actor,
+    Id(name): Id<String>,
+    Json(body): Json<Activate>,
+) -> Result<Json<Version>, Problem> {
+    Ok(Json(plugins::activate(&core, &actor, &name, &body.version).await?.into()))
+}

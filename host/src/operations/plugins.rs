@@ -1,0 +1,113 @@
+//! Plugins: uploaded, activated, listed.
+
+use bytes::Bytes;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::core::Core;
+use crate::plugins::Refusal;
+use crate::queue::Wake;
+use crate::store::{NewPluginVersion, PluginVersion, Stored};
+
+use super::{Actor, OpError, Result, done};
+
+/// What the checks of an uploaded plugin measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct UploadReport {
+    /// How long compiling it took, in milliseconds.
+    pub compile_ms: u64,
+    /// How long making an instance takes, in microseconds.
+    pub instantiate_us: u64,
+}
+
+/// Checks and stores a plugin version. `activate`: by default only the first version of a name becomes active at once. Returns
+/// the version, whether it is new, and what the checks measured.
+///
+/// # Errors
+/// [`OpError::Refused`] with the check that it failed, [`OpError::Conflict`] when its name and version are taken.
+pub async fn upload(
+    core: &Core,
+    actor: &Actor,
+    bytes: Bytes,
+    activate: Option<bool>,
+) -> Result<(PluginVersion, bool, UploadReport)> {
+    if bytes.len() as u64 > core.config.plugin_max_bytes {
+        return Err(OpError::Refused {
+            code: "too-large".to_owned(),
+            detail: format!(
+                "the plugin has {} bytes; at most {} are accepted",
+                bytes.len(),
+                core.config.plugin_max_bytes
+            ),
+        });
+    }
+    let inspected = core.plugin_host.inspect(bytes.clone()).await.map_err(refused)?;
+    let report = UploadReport { compile_ms: inspected.compile_ms, instantiate_us: inspected.instantiate_us };
+    let is_first = !core.store.plugins().await?.iter().any(|v| v.name == inspected.info.name);
+    let new = NewPluginVersion {
+        kind: inspected.kind,
+        info: inspected.info,
+        imports: inspected.imports,
+        digest: inspected.digest,
+        bytes,
+    };
+    let activate = activate.unwrap_or(is_first);
+    let stored = core.store.put_plugin(&new, activate, core.clock.now()).await?;
+    let (version, is_new) = match stored {
+        Stored::New(version) => (version, true),
+        Stored::Same(version) => (version, false),
+    };
+    reload(core).await;
+    let subject = format!("{} {}", version.name, version.version);
+    done(core, actor, "plugin.upload", subject, &[Wake::Changed]).await?;
+    Ok((version, is_new, report))
+}
+
+fn refused(refusal: Refusal) -> OpError {
+    // The check itself failed: that is not the plugin's fault.
+    if refusal.code == "internal" {
+        return OpError::Internal(anyhow::anyhow!("{}", refusal.detail));
+    }
+    OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail }
+}
+
+/// Makes a version the one that campaigns use which do not name a version: from the next message on, everywhere within a
+/// second.
+///
+/// # Errors
+/// [`OpError::NotFound`] when there is no such version.
+pub async fn activate(core: &Core, actor: &Actor, name: &str, version: &str) -> Result<PluginVersion> {
+    let activated = core.store.activate_plugin(name, version, core.clock.now()).await?;
+    let activated = activated.ok_or_else(|| OpError::not_found("plugin", format!("{name} {version}")))?;
+    reload(core).await;
+    done(core, actor, "plugin.activate", format!("{name} {version}"), &[Wake::Changed]).await?;
+    Ok(activated)
+}
+
+/// This server need not wait for its next heartbeat; what fails here is tried again by it.
+async fn reload(core: &Core) {
+    if let Err(error) = core.plugins.reload(&*core.store).await {
+        tracing::warn!(
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "the plugins will be loaded by the next heartbeat"
+        );
+    }
+}
+
+/// Every version of every plugin: by name, newest first.
+///
+/// # Errors
+/// When the store is away.
+pub async fn list(core: &Core) -> Result<Vec<PluginVersion>> {
+    Ok(core.store.plugins().await?)
+}
+
+/// Every version of one plugin, newest first.
+///
+/// # Errors
+/// [`OpError::NotFound`] when there is none of this name.
+pub async fn versions(core: &Core, name: &str) -> Result<Vec<PluginVersion>> {
+    let mut found = list(core).await?;
+    found.retain(|v| v.name == name);
+    if found.is_empty() { Err(OpError::not_found("plugin", name)) } else { Ok(found) }
+}

@@ -1,0 +1,131 @@
+//! Plugins: the list by kind, the upload with its report or refusal, and a plugin with its versions.
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Multipart, Path, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+
+use super::page::{self, Page};
+use super::session::{Posted, Session};
+use super::{Answer, Failure, Shared, actor, files, format, go};
+use crate::operations::OpError;
+use crate::operations::plugins::{self as operations, UploadReport};
+use crate::plugin::PluginKind;
+use crate::store::PluginVersion;
+
+const WRITE: &str = "plugins:write";
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/ui/plugins", get(list).post(upload))
+        .route("/ui/plugins/{name}", get(show))
+        .route("/ui/plugins/{name}/activate", post(activate))
+        // The settings limit the size of a plugin, which is checked as it arrives.
+        .layer(DefaultBodyLimit::disable())
+}
+
+/// What an upload came to.
+enum Uploaded {
+    Accepted { version: Box<PluginVersion>, is_new: bool, report: UploadReport },
+    Refused { check: String, detail: String },
+}
+
+/// The kinds with their titles, in the order of the page.
+const KINDS: [(PluginKind, &str); 3] = [
+    (PluginKind::Template, "Message templates"),
+    (PluginKind::Delay, "Delay strategies"),
+    (PluginKind::Sender, "Device senders"),
+];
+
+#[derive(Template)]
+#[template(path = "plugins.html")]
+struct ListPage {
+    page: Page,
+    versions: Vec<PluginVersion>,
+    uploaded: Option<Uploaded>,
+    limit: u64,
+}
+
+impl ListPage {
+    /// The plugins of a kind: the active version of each (or its newest), and how many versions there are.
+    fn of_kind(&self, kind: &PluginKind) -> Vec<(&PluginVersion, usize)> {
+        let mut out: Vec<(&PluginVersion, usize)> = Vec::new();
+        for version in self.versions.iter().filter(|v| v.kind == *kind) {
+            match out.last_mut() {
+                Some((shown, count)) if shown.name == version.name => {
+                    *count += 1;
+                    if version.active {
+                        *shown = version;
+                    }
+                }
+                _ => out.push((version, 1)),
+            }
+        }
+        out
+    }
+}
+
+async fn listing(ui: &Shared, session: Session, uploaded: Option<Uploaded>) -> Answer {
+    let page = Page::new(session, "/ui/plugins")?;
+    let versions = operations::list(&ui.core).await?;
+    page::html(&ListPage { page, versions, uploaded, limit: ui.core.config.plugin_max_bytes })
+}
+
+async fn list(State(ui): State<Shared>, session: Session) -> Answer {
+    listing(&ui, session, None).await
+}
+
+async fn upload(State(ui): State<Shared>, session: Session, mut form: Multipart) -> Answer {
+    session.require(WRITE)?;
+    let fields = files::texts(&mut form, &session, &["activate"]).await?;
+    let activate = match fields.get("activate") {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    };
+    let refused = match files::file(&mut form).await? {
+        None => Uploaded::Refused { check: "no-file".to_owned(), detail: "Choose a file.".to_owned() },
+        Some(file) => {
+            let bytes = files::whole(file, ui.core.config.plugin_max_bytes).await?;
+            match operations::upload(&ui.core, &actor(&session), bytes, activate).await {
+                Ok((version, is_new, report)) => {
+                    let accepted = Uploaded::Accepted { version: Box::new(version), is_new, report };
+                    return listing(&ui, session, Some(accepted)).await;
+                }
+                Err(OpError::Refused { code, detail }) => Uploaded::Refused { check: code, detail },
+                Err(OpError::Conflict(detail)) => Uploaded::Refused { check: "conflict".to_owned(), detail },
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    Ok((StatusCode::UNPROCESSABLE_ENTITY, listing(&ui, session, Some(refused)).await?).into_response())
+}
+
+#[derive(Template)]
+#[template(path = "plugin.html")]
+struct ShowPage {
+    page: Page,
+    versions: Vec<PluginVersion>,
+    /// The active version, or the newest.
+    shown: PluginVersion,
+    schema: String,
+    adapter_schema: String,
+}
+
+async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<String>) -> Answer {
+    let page = Page::new(session, "/ui/plugins")?;
+    let versions = operations::versions(&ui.core, &name).await?;
+    let shown = versions.iter().find(|v| v.active).or(versions.first()).cloned();
+    let shown = shown.ok_or_else(|| Failure::NotFound(format!("plugin {name}")))?;
+    let schema = format::pretty_json(&shown.info.config_schema);
+    let adapter_schema = format::pretty_json(&shown.info.adapter_schema);
+    page::html(&ShowPage { page, versions, shown, schema, adapter_schema })
+}
+
+async fn activate(State(ui): State<Shared>, Path(name): Path<String>, posted: Posted) -> Answer {
+    posted.session.require(WRITE)?;
+    operations::activate(&ui.core, &actor(&posted.session), &name, posted.fields.get("version")).await?;
+    go(&format!("/ui/plugins/{}?done=activated", page::url_part(&name)))
+}
