@@ -1,1 +1,3 @@
 //! Everything that the integration tests share.
+
+pub mod redis;

@@ -1,0 +1,3 @@
+//! The integration tests: one binary, so that they are linked once.
+
+mod queue_contract;
