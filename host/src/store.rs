@@ -4,9 +4,12 @@
 //! `tests/`). These two are the only modules that import `sqlx`. Every write that ends, takes or rescues a message is one
 //! conditional update on its state *and* its lease holder; zero rows changed is an answer, not an error.
 
+mod dispatch;
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -49,6 +52,23 @@ pub enum StoreError {
 
 /// A result from the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Opens the store that `url` names: `postgres://…` (or `postgresql://…`), or `sqlite:PATH`. Brings its tables up to date
+/// first; several servers may do so at once. `connections` is the most that are open at a time (PostgreSQL only: SQLite
+/// has one writer anyway).
+///
+/// # Errors
+/// `Unavailable` when it cannot be reached now; `Internal` when the URL names no store, or a newer version of the program
+/// has been at work on its tables.
+pub async fn open(url: &str, connections: u32) -> Result<Arc<dyn Store>> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        Ok(Arc::new(postgres::Postgres::open(url, connections).await?))
+    } else if url.starts_with("sqlite:") {
+        Ok(Arc::new(sqlite::Sqlite::open(url).await?))
+    } else {
+        Err(StoreError::Internal(anyhow::anyhow!("a store's URL begins with postgres:// or sqlite:")))
+    }
+}
 
 /// A page of a listing, and where the next one begins (`None` when this was the last).
 #[derive(Debug, Clone)]

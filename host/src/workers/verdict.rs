@@ -266,3 +266,124 @@ fn non_empty(text: String) -> Option<String> {
 fn duration(ms: f64) -> Duration {
     Duration::try_from_secs_f64(ms.max(0.0) / 1000.0).unwrap_or(MAX_PAUSE).min(MAX_PAUSE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::{Acceptance, Failure, Outage, Pause, Rejection};
+
+    fn failure(code: &str) -> Failure {
+        Failure { code: code.to_owned(), detail: "said the provider".to_owned(), attributes: Vec::new() }
+    }
+
+    fn judge(failures: u32, delivery: Delivery, deduplicates: bool, ended: Ended) -> Verdict {
+        let retry = RetryPolicy { max_attempts: 3, base_ms: 1000, max_ms: 60_000 };
+        let recipient =
+            Recipient { address: "+1".to_owned(), locale: None, zone: None, variables: Vec::new() };
+        let facts = Facts {
+            retry: &retry,
+            delivery,
+            provider_deduplicates: deduplicates,
+            failures,
+            recipient: &recipient,
+            channel: "sms",
+            now: Time::from_ms(1_000_000),
+            random: 250,
+        };
+        facts.judge(ended)
+    }
+
+    fn outcome(outcome: Outcome) -> Verdict {
+        judge(0, Delivery::Auto, false, Ended::Outcome(outcome))
+    }
+
+    #[test]
+    fn accepted_is_sent_with_the_providers_id() {
+        let v = outcome(Outcome::Accepted(Acceptance { provider_id: "p1".into(), attributes: Vec::new() }));
+        assert_eq!(v.settled, Settled::Sent { provider_id: Some("p1".into()), delivered: false });
+        assert_eq!(v.outcome, Some(LastOutcome::Sent));
+    }
+
+    #[test]
+    fn a_pause_consumes_no_attempt_and_concerns_its_scope() {
+        let pause = |scope| {
+            outcome(Outcome::RetryAfter(Pause { scope, delay_ms: 2000.0, reason: failure("429") }))
+        };
+        let due = |v: &Verdict| match &v.settled {
+            Settled::Retry { due_at, counts: false, .. } => due_at.as_ms() - 1_000_000,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(due(&pause(Scope::Message)), 2000);
+        assert_eq!(pause(Scope::Message).consequence, None);
+        let device = pause(Scope::Device);
+        assert_eq!(due(&device), 0);
+        assert!(matches!(device.consequence, Some(Consequence::PauseDevice(d, _)) if d == Duration::from_secs(2)));
+        assert!(matches!(pause(Scope::Account).consequence, Some(Consequence::PauseAccount(..))));
+        let endless = outcome(Outcome::RetryAfter(Pause {
+            scope: Scope::Message,
+            delay_ms: f64::MAX,
+            reason: failure("429"),
+        }));
+        assert_eq!(due(&endless), i64::try_from(MAX_PAUSE.as_millis()).unwrap());
+    }
+
+    #[test]
+    fn transient_failures_end_with_the_last_attempt() {
+        let transient = |failures| judge(failures, Delivery::Auto, false, Ended::Outcome(Outcome::Transient(failure("503"))));
+        assert!(matches!(transient(0).settled, Settled::Retry { counts: true, .. }));
+        assert!(matches!(transient(1).settled, Settled::Retry { counts: true, .. }));
+        assert!(matches!(transient(2).settled, Settled::Failed(_)));
+    }
+
+    #[test]
+    fn what_is_final_for_the_recipient_reaches_the_suppression_list() {
+        let invalid = outcome(Outcome::RecipientPermanent(Rejection {
+            problem: RecipientProblem::Invalid,
+            reason: failure("404"),
+        }));
+        assert_eq!(invalid.suppress.map(|s| s.reason), Some("invalid".to_owned()));
+        let unreachable = outcome(Outcome::RecipientPermanent(Rejection {
+            problem: RecipientProblem::Unreachable,
+            reason: failure("404"),
+        }));
+        assert_eq!(unreachable.suppress, None);
+        let opted_out = outcome(Outcome::OptedOut(failure("stop")));
+        assert_eq!(opted_out.suppress.map(|s| (s.reason, s.channel)), Some(("opted-out".into(), Some("sms".into()))));
+    }
+
+    #[test]
+    fn an_ambiguous_outcome_follows_the_policy() {
+        let unknown = || Ended::Outcome(Outcome::Unknown(failure("timeout")));
+        for (delivery, deduplicates, again) in [
+            (Delivery::Auto, false, false),
+            (Delivery::Auto, true, true),
+            (Delivery::AtLeastOnce, false, true),
+            (Delivery::AtMostOnce, true, false),
+        ] {
+            let v = judge(0, delivery, deduplicates, unknown());
+            assert_eq!(matches!(v.settled, Settled::Retry { .. }), again, "{delivery:?} {deduplicates}");
+            assert_eq!(matches!(v.settled, Settled::Unknown(_)), !again);
+        }
+        // Out of attempts it stays unknown: failed would say that it certainly was not sent.
+        assert!(matches!(judge(2, Delivery::AtLeastOnce, true, unknown()).settled, Settled::Unknown(_)));
+    }
+
+    #[test]
+    fn a_fault_before_any_request_is_a_retry_and_after_one_is_ambiguous() {
+        let before = judge(0, Delivery::AtMostOnce, false, Ended::FaultBefore("sender", PluginFault::Deadline));
+        assert!(matches!(before.settled, Settled::Retry { counts: true, .. }));
+        assert_eq!(before.outcome, None, "nothing was sent: the pace stays");
+        let after = judge(0, Delivery::AtMostOnce, false, Ended::FaultAfter(PluginFault::Deadline));
+        assert!(matches!(after.settled, Settled::Unknown(_)));
+        let config = judge(0, Delivery::Auto, false, Ended::FaultBefore("template", PluginFault::InvalidConfig("x".into())));
+        assert_eq!(config.settled, Settled::Released);
+        assert!(matches!(config.consequence, Some(Consequence::PauseCampaign(_))));
+    }
+
+    #[test]
+    fn a_device_that_is_down_keeps_its_message_and_waits() {
+        let v = outcome(Outcome::DeviceDown(Outage { retry_ms: None, reason: failure("offline") }));
+        assert!(matches!(v.settled, Settled::Retry { counts: false, .. }));
+        assert!(matches!(v.consequence, Some(Consequence::PauseDevice(d, _)) if d == DEVICE_DOWN));
+    }
+}

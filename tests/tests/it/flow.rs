@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use carillon_tests::client::Client;
-use carillon_tests::redis::Redis;
+use carillon_tests::redis::{self, Options};
 use carillon_tests::server::{Server, Setup};
 use carillon_tests::sink::Sink;
 use carillon_tests::wait::eventually;
@@ -34,7 +34,7 @@ fn devices() -> usize {
 /// Servers, their data, and what they share.
 struct World {
     servers: Vec<Server>,
-    redis: Option<Redis>,
+    redis: Option<redis::Server>,
     _data: TempDir,
 }
 
@@ -49,7 +49,7 @@ impl World {
     /// Three servers on one PostgreSQL and one Redis.
     async fn cluster(sink: &Sink) -> Self {
         let data = tempfile::tempdir().expect("a folder");
-        let redis = Redis::start().expect("Redis starts");
+        let redis = redis::Server::start(Options::default()).await;
         let store = postgres::fresh_database().await;
         let mut servers = Vec::new();
         for n in 0..3 {
@@ -219,7 +219,7 @@ async fn flushall_in_the_middle_loses_and_doubles_nothing() {
     let id = world.launch(&spec(&sink, 20)).await;
     for third in 1..3 {
         eventually("the next third is sent", PATIENCE, || async { sink.count() > third * messages / 3 }).await;
-        world.redis.as_ref().expect("a cluster").flush_all();
+        world.redis.as_ref().expect("a cluster").flush().await;
     }
     let done = world.completed(&id).await;
     assert_eq!(done["counts"]["sent"], json!(messages), "{done}");
