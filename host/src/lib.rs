@@ -12,7 +12,6 @@
 //! The loops never call each other: they meet through the [`store`], the [`queue`] and a wake-up.
 
 pub mod app;
-pub mod app;
 pub mod campaign;
 pub mod cli;
 pub mod clock;
