@@ -2,6 +2,7 @@
 
 mod cli;
 mod flow;
+mod plugin_contract;
 mod queue_contract;
 mod rooms;
 mod store_contract;
