@@ -2,10 +2,292 @@
 //!
 //! This module and those below it are the only ones that import `wasmtime`. Everything else sees plugins as
 //! [`Plugin`] handles and plain Rust values.
+//!
+//! A call is synchronous and takes microseconds. It runs on the caller's own thread while the plugin is known to be quick, else on
+//! the blocking pool behind a semaphore of the plugin's own, so that a plugin that loops costs only its own calls. Instances are
+//! reused, and dropped after anything but an answer.
 
-/// Loads and calls components.
+mod cache;
+mod check;
+mod delay;
+mod engine;
+mod instance;
+mod limits;
+mod registry;
+mod schema;
+mod sender;
+mod stats;
+mod template;
+mod types;
+mod wasi;
+mod wire;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use wasmtime::component::Component;
+
+pub use self::check::{Inspected, Refusal};
+pub use self::limits::PluginLimits;
+pub use self::registry::Registry;
+pub use self::stats::{CallStats, FunctionStats};
+pub use self::types::{
+    Acceptance, Answer, Attributes, CallContext, Content, DeviceFacts, Failure, HttpRequest, HttpResponse, Media,
+    MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Pause, PluginBody, PluginFault, Progress,
+    RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
+};
+
+use self::cache::CodeCache;
+use self::engine::Machine;
+use self::instance::{Blueprint, Instance, Pool};
+use self::schema::Schema;
+use self::stats::Function;
+use crate::id::{Digest, VersionNo};
+use crate::plugin::{PluginInfo, PluginKind};
+
+include!(concat!(env!("OUT_DIR"), "/first_party.rs"));
+
+/// Loads and calls components. Cloning is cheap; clones share everything.
 #[derive(Clone)]
-pub struct PluginHost;
+pub struct PluginHost(Arc<Shared>);
 
-/// The active and pinned plugin versions.
-pub struct Registry;
+struct Shared {
+    machine: Machine,
+    limits: Arc<PluginLimits>,
+    cache: Option<CodeCache>,
+    /// Compiling takes a core for up to seconds: one at a time.
+    compiling: Semaphore,
+    pools: Mutex<Vec<Weak<Pool>>>,
+}
+
+impl fmt::Debug for PluginHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginHost").field("limits", &self.0.limits).finish_non_exhaustive()
+    }
+}
+
+impl PluginHost {
+    /// Makes the engine. Compiled code is kept in `cache_dir`, where given.
+    ///
+    /// # Errors
+    /// When the address space for instances cannot be reserved, or the folder cannot be used.
+    pub fn new(limits: PluginLimits, cache_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let machine = Machine::new(&limits)?;
+        let cache = cache_dir.map(|dir| CodeCache::open(dir, &machine.engine)).transpose()?;
+        Ok(Self(Arc::new(Shared {
+            machine,
+            limits: Arc::new(limits),
+            cache,
+            compiling: Semaphore::new(1),
+            pools: Mutex::new(Vec::new()),
+        })))
+    }
+
+    /// The upload check: everything that can be known of a component before it is stored. The work is done on the blocking
+    /// pool.
+    ///
+    /// # Errors
+    /// A refusal that names what is wrong and how to fix it.
+    pub async fn inspect(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
+        let shared = Arc::clone(&self.0);
+        self.off_thread(move || check::inspect(&shared, &bytes)).await
+    }
+
+    /// Makes a stored version callable: takes its code from the cache, or compiles it.
+    ///
+    /// # Errors
+    /// A refusal, when the component does not fit this host (any more).
+    pub async fn load(
+        &self,
+        no: VersionNo,
+        kind: PluginKind,
+        digest: Digest,
+        info: PluginInfo,
+        bytes: Bytes,
+    ) -> Result<Arc<Plugin>, Refusal> {
+        let shared = Arc::clone(&self.0);
+        self.off_thread(move || {
+            let component = shared.compile(&digest, &bytes)?;
+            shared.plugin(no, kind, digest, info, &component)
+        })
+        .await
+    }
+
+    /// As [`PluginHost::load`], but only from the cache: `None` when the code is not there.
+    async fn load_cached(
+        &self,
+        no: VersionNo,
+        kind: PluginKind,
+        digest: Digest,
+        info: PluginInfo,
+    ) -> Option<Arc<Plugin>> {
+        let shared = Arc::clone(&self.0);
+        let loaded = tokio::task::spawn_blocking(move || {
+            let component = shared.cache.as_ref()?.load(&shared.machine.engine, &digest)?;
+            shared.plugin(no, kind, digest, info, &component).ok()
+        });
+        loaded.await.ok().flatten()
+    }
+
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        // Neither ends early: the semaphore is never closed, and the work does not panic.
+        let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
+        tokio::task::spawn_blocking(work).await.map_err(|e| Refusal::internal(&e))?
+    }
+}
+
+impl Shared {
+    fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Component, Refusal> {
+        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.load(&self.machine.engine, digest)) {
+            return Ok(component);
+        }
+        let component = check::compile(&self.machine.engine, bytes)?;
+        if let Some(cache) = &self.cache {
+            cache.keep(digest, &component);
+        }
+        Ok(component)
+    }
+
+    fn plugin(
+        self: &Arc<Self>,
+        no: VersionNo,
+        kind: PluginKind,
+        digest: Digest,
+        info: PluginInfo,
+        component: &Component,
+    ) -> Result<Arc<Plugin>, Refusal> {
+        check::check_world(&self.machine.engine, component, kind)?;
+        let blueprint = Blueprint::new(&self.machine.linker, component, kind).map_err(|e| Refusal::link(&e))?;
+        let config_schema = Schema::new(&info.config_schema).map_err(|e| Refusal::schema("config-schema", &e))?;
+        let adapter_schema = if info.adapter_schema.is_empty() {
+            None
+        } else {
+            Some(Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?)
+        };
+        let pool = Arc::new(Pool::new(blueprint, Arc::clone(&self.limits)));
+        let mut pools = self.pools.lock();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(&pool));
+        drop(pools);
+        Ok(Arc::new(Plugin { no, digest, kind, info, config_schema, adapter_schema, pool, shared: Arc::clone(self) }))
+    }
+
+    /// Drops the waiting instances of all plugins.
+    fn drop_idle(&self) {
+        let pools: Vec<_> = self.pools.lock().iter().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            pool.drop_idle();
+        }
+    }
+}
+
+/// A plugin version that can be called.
+pub struct Plugin {
+    /// Its number in the store.
+    pub no: VersionNo,
+    /// sha256 of its bytes.
+    pub digest: Digest,
+    /// Its world.
+    pub kind: PluginKind,
+    /// What `describe` said.
+    pub info: PluginInfo,
+    config_schema: Schema,
+    adapter_schema: Option<Schema>,
+    pool: Arc<Pool>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plugin({} {} {})", self.kind.as_str(), self.info.name, self.info.version)
+    }
+}
+
+impl Plugin {
+    /// Checks a campaign's configuration against the plugin's schema.
+    ///
+    /// # Errors
+    /// What is wrong, as `/path: message`.
+    pub fn check_config(&self, config: &str) -> Result<(), Vec<String>> {
+        let config = serde_json::from_str(config).map_err(|e| vec![format!("/: not JSON: {e}")])?;
+        self.config_schema.check(&config)
+    }
+
+    /// Checks a device's adapter settings against the plugin's schema.
+    ///
+    /// # Errors
+    /// What is wrong, as `/path: message`.
+    pub fn check_adapter(&self, adapter: &serde_json::Value) -> Result<(), Vec<String>> {
+        self.adapter_schema.as_ref().map_or(Ok(()), |schema| schema.check(adapter))
+    }
+
+    /// Counts of its calls since it was loaded.
+    pub fn stats(&self) -> CallStats {
+        self.pool.stats.read(self.pool.idle())
+    }
+
+    /// The latest lines that it wrote to its standard output and error. They may hold what it was called with: for the
+    /// plugin's author, not for the server's log.
+    pub fn log_lines(&self) -> Vec<String> {
+        self.pool.log.lines()
+    }
+
+    fn limits(&self) -> &PluginLimits {
+        &self.shared.limits
+    }
+
+    /// Calls a function of the plugin; `answer_bytes` bounds what its answer may take in memory.
+    async fn call<T, F>(
+        &self,
+        function: Function,
+        ctx: &CallContext,
+        answer_bytes: usize,
+        call: F,
+    ) -> Result<T, PluginFault>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Instance) -> wasmtime::Result<(Result<T, wire::PluginError>,)> + Send + 'static,
+    {
+        let (answer,) = if self.pool.is_quick() {
+            self.pool.call(function, ctx, answer_bytes, &|| self.shared.drop_idle(), call)?
+        } else {
+            let gone = |_| PluginFault::Internal("the call was given up".to_owned());
+            let _permit = self.pool.slow.acquire().await.map_err(|_| gone(()))?;
+            let (pool, shared, ctx) = (Arc::clone(&self.pool), Arc::clone(&self.shared), ctx.clone());
+            tokio::task::spawn_blocking(move || pool.call(function, &ctx, answer_bytes, &|| shared.drop_idle(), call))
+                .await
+                .map_err(|_| gone(()))??
+        };
+        answer.map_err(|error| {
+            let fault = PluginFault::from(error);
+            self.pool.stats.count_fault(function, &fault);
+            fault
+        })
+    }
+
+    /// Counts a fault that `check` finds in an answer.
+    fn checked<T>(&self, function: Function, check: impl FnOnce() -> Result<T, PluginFault>) -> Result<T, PluginFault> {
+        check().inspect_err(|fault| self.pool.stats.count_fault(function, fault))
+    }
+}
+
+/// What a call of another world's function comes to.
+fn wrong_world<T>() -> wasmtime::Result<T> {
+    wasmtime::bail!("the plugin is of another kind than the call")
+}
+
+/// A duration that a plugin gave: finite and not negative.
+fn duration(what: &str, ms: f64) -> Result<f64, PluginFault> {
+    if ms.is_finite() && ms >= 0.0 {
+        Ok(ms)
+    } else {
+        Err(PluginFault::Output(format!("{what} must be a finite number of 0 or more")))
+    }
+}

@@ -1,0 +1,335 @@
+//! The upload check: from bytes to a plugin that is known to fit, or a refusal that says what to do.
+
+use std::fmt;
+
+use tokio::time::Instant;
+use wasmtime::component::{Component, ComponentNamedList, Lift, Lower, types::ComponentItem};
+use wasmtime::{Engine, Trap};
+
+use super::Shared;
+use super::instance::{self, Blueprint, Signature, Typed, interface};
+use super::schema::Schema;
+use super::types::{CallContext, PluginFault};
+use super::wasi::Log;
+use super::wire;
+use crate::clock::Time;
+use crate::id::Digest;
+use crate::plugin::{PluginInfo, PluginKind};
+
+/// What the upload check found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// The plugin's world.
+    pub kind: PluginKind,
+    /// What `describe` said.
+    pub info: PluginInfo,
+    /// The interfaces that it imports.
+    pub imports: Vec<String>,
+    /// sha256 of its bytes.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How long compiling took, or loading from the cache.
+    pub compile_ms: u64,
+    /// How long making an instance took.
+    pub instantiate_us: u64,
+    /// What it wrote to its standard output and error while it was described.
+    pub log: Vec<String>,
+}
+
+/// Why a component is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    /// A word for machines: `too-large`, `not-wasm`, `core-module`, `precompiled`, `invalid-component`, `wrong-world`,
+    /// `missing-export`, `wrong-type`, `unexpected-import`, `instantiation-failed`, `describe-failed`, `invalid-description` or
+    /// `internal`.
+    pub code: &'static str,
+    /// What is wrong and how to fix it.
+    pub detail: String,
+}
+
+impl Refusal {
+    fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+
+    pub(super) fn internal(error: &dyn fmt::Display) -> Self {
+        Self::new("internal", format!("the check could not be carried out: {error}"))
+    }
+
+    pub(super) fn link(error: &wasmtime::Error) -> Self {
+        Self::new(
+            "unexpected-import",
+            format!(
+                "the host does not offer what the component imports ({}). A plugin imports nothing but wasi 0.2's cli, clocks, \
+                 filesystem, io, random and sockets, which are empty: instead of making a request or waiting, answer with one.",
+                error.root_cause()
+            ),
+        )
+    }
+
+    pub(super) fn schema(what: &str, error: &str) -> Self {
+        Self::new("invalid-description", format!("describe's {what} is not a JSON Schema (2020-12): {error}"))
+    }
+}
+
+const BUILD_HINT: &str = "Build against carillon:plugin@1.0.0 (wit/plugin.wit) for one of the worlds delay-strategy, \
+                          message-template or device-sender.";
+
+/// Compiles a component.
+pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Refusal> {
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
+            return Err(Refusal::new(
+                "core-module",
+                "this is a core WebAssembly module, not a component. With Rust build for the target wasm32-wasip2; otherwise \
+                 make a component of it: `wasm-tools component new module.wasm -o plugin.wasm` (add `--adapt \
+                 wasi_snapshot_preview1.reactor.wasm` when it imports wasi_snapshot_preview1).",
+            ));
+        }
+        Some([0, b'a', b's', b'm', ..]) => {}
+        Some([0x7f, b'E', b'L', b'F', ..]) => {
+            return Err(Refusal::new(
+                "precompiled",
+                "compiled code is not taken: upload the WebAssembly component itself.",
+            ));
+        }
+        _ => {
+            return Err(Refusal::new(
+                "not-wasm",
+                "this is not WebAssembly: a component's binary begins with the bytes 00 61 73 6d.",
+            ));
+        }
+    }
+    Component::from_binary(engine, bytes)
+        .map_err(|e| Refusal::new("invalid-component", format!("the component cannot be compiled: {e:#}")))
+}
+
+/// Everything between the bytes and the store.
+pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusal> {
+    let max = shared.limits.max_component_bytes;
+    if bytes.len() > max {
+        let size = bytes.len();
+        return Err(Refusal::new(
+            "too-large",
+            format!(
+                "the component has {size} bytes, at most {max} are taken: strip its debug information and optimise for size."
+            ),
+        ));
+    }
+    let engine = &shared.machine.engine;
+    let digest = Digest::of(bytes);
+    let started = Instant::now();
+    let component = shared.compile(&digest, bytes)?;
+    let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+
+    let imports = imports(engine, &component)?;
+    let kind = kind(engine, &component)?;
+    check_world(engine, &component, kind)?;
+    let blueprint = Blueprint::new(&shared.machine.linker, &component, kind).map_err(|e| Refusal::link(&e))?;
+
+    let log = Log::new(shared.limits.log_lines);
+    let ctx = CallContext { config: "{}".into(), now: Time::default(), random: 0 };
+    let started = Instant::now();
+    blueprint
+        .instantiate(&shared.limits, &log, &ctx)
+        .map_err(|e| broken(shared, "instantiation-failed", "an instance cannot be made", &e))?;
+    let instantiate_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let info = describe(shared, &component, &log, &ctx)?;
+    check_info(&info, kind)?;
+    Ok(Inspected {
+        kind,
+        info,
+        imports,
+        digest,
+        size: bytes.len() as u64,
+        compile_ms,
+        instantiate_us,
+        log: log.lines(),
+    })
+}
+
+fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, Refusal> {
+    let ty = component.component_type();
+    let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    let strange: Vec<&str> = imports
+        .iter()
+        .map(String::as_str)
+        // The contract's own types come along as imports that hold no functions.
+        .filter(|name| !name.starts_with("wasi:") && !name.starts_with("carillon:plugin/"))
+        .collect();
+    if strange.is_empty() {
+        return Ok(imports);
+    }
+    Err(Refusal::new(
+        "unexpected-import",
+        format!(
+            "the component imports {}, which the host does not offer. A plugin imports nothing: time, randomness and configuration \
+             are arguments of each call, and a request that it wants made is its answer.",
+            strange.join(", ")
+        ),
+    ))
+}
+
+/// The interface name without its version, when it is one of ours.
+fn own(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix("carillon:plugin/").map(|rest| rest.split_once('@').unwrap_or((rest, "no version")))
+}
+
+fn kind(engine: &Engine, component: &Component) -> Result<PluginKind, Refusal> {
+    let ty = component.component_type();
+    let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
+    let ours: Vec<(&str, &str)> = exports.iter().filter_map(|name| own(name)).collect();
+    if ours.is_empty() {
+        let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+        return Err(Refusal::new(
+            "wrong-world",
+            format!("the component exports {found}, no interface of carillon:plugin. {BUILD_HINT}"),
+        ));
+    }
+    if let Some((name, version)) = ours.iter().find(|(_, version)| !version.starts_with("1.")) {
+        return Err(Refusal::new(
+            "wrong-world",
+            format!("the component exports carillon:plugin/{name} of {version}, this host speaks 1.0.0. {BUILD_HINT}"),
+        ));
+    }
+    let kinds: Vec<PluginKind> = [PluginKind::Delay, PluginKind::Template, PluginKind::Sender]
+        .into_iter()
+        .filter(|kind| ours.iter().any(|(name, _)| *name == kind.as_str()))
+        .collect();
+    match kinds.as_slice() {
+        [kind] => Ok(*kind),
+        [] => {
+            let names: Vec<&str> = ours.iter().map(|(name, _)| *name).collect();
+            Err(Refusal::new(
+                "wrong-world",
+                format!(
+                    "the component exports {} of carillon:plugin, but none of delay, template or sender. {BUILD_HINT}",
+                    names.join(", ")
+                ),
+            ))
+        }
+        _ => Err(Refusal::new(
+            "wrong-world",
+            format!(
+                "the component exports more than one of delay, template and sender; make a plugin of each. {BUILD_HINT}"
+            ),
+        )),
+    }
+}
+
+/// Checks that a component exports everything that its world has, with the right types.
+pub(super) fn check_world(engine: &Engine, component: &Component, kind: PluginKind) -> Result<(), Refusal> {
+    export::<wire::Get>(engine, component, "carillon:plugin/describe@1.0.0", "get")?;
+    let (name, _) = interface(kind);
+    match kind {
+        PluginKind::Delay => export::<wire::NextDelay>(engine, component, name, "next-delay"),
+        PluginKind::Template => {
+            export::<wire::Render>(engine, component, name, "render")?;
+            export::<wire::Variables>(engine, component, name, "variables")
+        }
+        PluginKind::Sender => {
+            export::<wire::Start>(engine, component, name, "start")?;
+            export::<wire::Resume>(engine, component, name, "resume")
+        }
+    }
+}
+
+fn export<S: Signature>(engine: &Engine, component: &Component, name: &str, function: &str) -> Result<(), Refusal>
+where
+    S::Params: ComponentNamedList + Lower,
+    S::Return: ComponentNamedList + Lift,
+{
+    let missing =
+        |what: String| Refusal::new("missing-export", format!("the component does not export {what}. {BUILD_HINT}"));
+    let ty = component.component_type();
+    let (wanted, _) = own(name).unwrap_or((name, ""));
+    let Some((_, item)) = ty.exports(engine).find(|(found, _)| own(found).is_some_and(|(n, _)| n == wanted)) else {
+        return Err(missing(name.to_owned()));
+    };
+    let ComponentItem::ComponentInstance(interface) = item.ty else {
+        return Err(missing(format!("the interface {name}")));
+    };
+    let Some(item) = interface.get_export(engine, function) else {
+        return Err(missing(format!("the function {function} of {name}")));
+    };
+    let ComponentItem::ComponentFunc(func) = item.ty else {
+        return Err(missing(format!("the function {function} of {name}")));
+    };
+    func.typecheck::<S::Params, S::Return>(&ty.instance_type()).map_err(|e| {
+        Refusal::new(
+            "wrong-type",
+            format!("{function} of {name} has another type than the contract says: {e:#}. {BUILD_HINT}"),
+        )
+    })
+}
+
+fn describe(shared: &Shared, component: &Component, log: &Log, ctx: &CallContext) -> Result<PluginInfo, Refusal> {
+    const SAY: &str = "describe failed";
+    let fail = |e: wasmtime::Error| broken(shared, "describe-failed", SAY, &e);
+    let index = component
+        .get_export_index(None, "carillon:plugin/describe@1.0.0")
+        .and_then(|interface| component.get_export_index(Some(&interface), "get"))
+        .ok_or_else(|| {
+            Refusal::new("missing-export", format!("the component does not export describe. {BUILD_HINT}"))
+        })?;
+    let pre = shared.machine.linker.instantiate_pre(component).map_err(|e| Refusal::link(&e))?;
+    let mut store = instance::store(&pre, &shared.limits, log, ctx);
+    store.set_hostcall_fuel(1 << 20);
+    let instance = pre.instantiate(&mut store).map_err(fail)?;
+    let get: Typed<wire::Get> = instance.get_typed_func(&mut store, &index).map_err(fail)?;
+    let (info,) = get.call(&mut store, ()).map_err(fail)?;
+    Ok(PluginInfo {
+        name: info.name,
+        version: info.version,
+        summary: info.summary,
+        config_schema: info.config_schema,
+        adapter_schema: info.adapter_schema,
+        hosts: info.hosts,
+        secrets: info.secrets,
+        capabilities: info.capabilities,
+    })
+}
+
+/// A refusal because the guest's own code failed.
+fn broken(shared: &Shared, code: &'static str, what: &str, error: &wasmtime::Error) -> Refusal {
+    let limits = &shared.limits;
+    let detail = match instance::fault(error, false) {
+        PluginFault::Deadline => format!("{what}: it took longer than {} ms.", limits.describe_deadline.as_millis()),
+        PluginFault::Trap(cause) if error.downcast_ref::<Trap>() == Some(&Trap::UnreachableCodeReached) => {
+            format!("{what}: it crashed ({cause}); a panic, or more than {} bytes of memory.", limits.memory_bytes)
+        }
+        fault => format!("{what}: {fault}."),
+    };
+    Refusal::new(code, detail)
+}
+
+fn check_info(info: &PluginInfo, kind: PluginKind) -> Result<(), Refusal> {
+    let bad = |detail: String| Err(Refusal::new("invalid-description", detail));
+    let word = |s: &str| {
+        (1..=64).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if !word(&info.name) {
+        return bad("describe's name must be 1 to 64 of a-z, 0-9 and -.".to_owned());
+    }
+    if info.version.len() > 64 || semver::Version::parse(&info.version).is_err() {
+        return bad("describe's version must be a semantic version, such as 1.0.0.".to_owned());
+    }
+    if info.summary.len() > 500 {
+        return bad("describe's summary has at most 500 bytes.".to_owned());
+    }
+    if info.hosts.len() > 100 || info.secrets.len() > 100 || info.capabilities.len() > 100 {
+        return bad("describe names at most 100 hosts, secrets and capabilities each.".to_owned());
+    }
+    if kind != PluginKind::Sender
+        && !(info.adapter_schema.is_empty() && info.hosts.is_empty() && info.secrets.is_empty())
+    {
+        return bad("only a sender has an adapter schema, hosts and secrets; leave them empty.".to_owned());
+    }
+    Schema::new(&info.config_schema).map_err(|e| Refusal::schema("config-schema", &e))?;
+    if !info.adapter_schema.is_empty() {
+        Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! Instances: how one is made, called, kept for the next call, and dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, TypedFunc};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
+
+use super::engine::Machine;
+use super::limits::PluginLimits;
+use super::stats::{Function, Stats};
+use super::types::{CallContext, PluginFault};
+use super::wasi::{Guest, Log};
+use super::wire;
+use crate::plugin::PluginKind;
+
+/// A function of the contract: its parameters and results.
+pub(super) trait Signature {
+    type Params;
+    type Return;
+}
+
+impl<P, R> Signature for (P, R) {
+    type Params = P;
+    type Return = R;
+}
+
+/// A function of the contract as an instance offers it.
+pub(super) type Typed<S> = TypedFunc<<S as Signature>::Params, <S as Signature>::Return>;
+
+/// The functions of an instance's world.
+pub(super) enum Functions {
+    Delay { next_delay: Typed<wire::NextDelay> },
+    Template { render: Typed<wire::Render>, variables: Typed<wire::Variables> },
+    Sender { start: Typed<wire::Start>, resume: Typed<wire::Resume> },
+}
+
+/// Where the functions are in a component: looked up once per version.
+#[derive(Clone)]
+struct Exports(Vec<ComponentExportIndex>);
+
+/// The interface of a kind and its functions.
+pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'static str]) {
+    match kind {
+        PluginKind::Delay => ("carillon:plugin/delay@1.0.0", &["next-delay"]),
+        PluginKind::Template => ("carillon:plugin/template@1.0.0", &["render", "variables"]),
+        PluginKind::Sender => ("carillon:plugin/sender@1.0.0", &["start", "resume"]),
+    }
+}
+
+/// One instance with its store.
+pub(super) struct Instance {
+    pub store: Store<Guest>,
+    pub functions: Functions,
+    calls: u32,
+}
+
+/// A component that is ready to be instantiated.
+#[derive(Clone)]
+pub(super) struct Blueprint {
+    pre: InstancePre<Guest>,
+    exports: Exports,
+    kind: PluginKind,
+}
+
+impl Blueprint {
+    /// Prepares a component of this kind; fails when the linker or the component lacks something.
+    pub(super) fn new(linker: &Linker<Guest>, component: &Component, kind: PluginKind) -> wasmtime::Result<Self> {
+        let pre = linker.instantiate_pre(component)?;
+        let (name, functions) = interface(kind);
+        let mut exports = Vec::with_capacity(functions.len());
+        for function in functions {
+            let index = component
+                .get_export_index(None, name)
+                .and_then(|interface| component.get_export_index(Some(&interface), function))
+                .ok_or_else(|| wasmtime::format_err!("{name} has no function {function}"))?;
+            exports.push(index);
+        }
+        Ok(Self { pre, exports: Exports(exports), kind })
+    }
+
+    /// Makes an instance; the store's deadline begins now.
+    pub(super) fn instantiate(
+        &self,
+        limits: &PluginLimits,
+        log: &Log,
+        ctx: &CallContext,
+    ) -> wasmtime::Result<Instance> {
+        let mut store = store(&self.pre, limits, log, ctx);
+        let instance = self.pre.instantiate(&mut store)?;
+        let mut exports = self.exports.0.iter();
+        let mut next = || exports.next().ok_or_else(|| wasmtime::format_err!("a function is missing"));
+        let functions = match self.kind {
+            PluginKind::Delay => Functions::Delay { next_delay: instance.get_typed_func(&mut store, next()?)? },
+            PluginKind::Template => Functions::Template {
+                render: instance.get_typed_func(&mut store, next()?)?,
+                variables: instance.get_typed_func(&mut store, next()?)?,
+            },
+            PluginKind::Sender => Functions::Sender {
+                start: instance.get_typed_func(&mut store, next()?)?,
+                resume: instance.get_typed_func(&mut store, next()?)?,
+            },
+        };
+        Ok(Instance { store, functions, calls: 0 })
+    }
+}
+
+/// A store with the limits of making an instance.
+pub(super) fn store(pre: &InstancePre<Guest>, limits: &PluginLimits, log: &Log, ctx: &CallContext) -> Store<Guest> {
+    let mut store = Store::new(pre.engine(), Guest::new(limits.memory_bytes, log));
+    store.limiter(|guest| &mut guest.limiter);
+    store.set_epoch_deadline(Machine::ticks(limits.describe_deadline));
+    store.data_mut().begin(ctx);
+    store
+}
+
+/// What an error of the engine means for the caller. `refused`: whether the instance was refused memory in this call.
+pub(super) fn fault(error: &wasmtime::Error, refused: bool) -> PluginFault {
+    let trap = error.downcast_ref::<Trap>();
+    if trap == Some(&Trap::Interrupt) {
+        return PluginFault::Deadline;
+    }
+    if refused {
+        return PluginFault::Memory;
+    }
+    // Texts of the engine name functions, limits and types of trap; none of them quotes what a guest holds.
+    let cause = error.root_cause().to_string();
+    if cause.contains("fuel allocated for hostcalls") {
+        return PluginFault::Output("it is larger than an answer may be".to_owned());
+    }
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+        return PluginFault::Output(cause);
+    };
+    let frames: Vec<&str> = backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(4).collect();
+    PluginFault::Trap(if frames.is_empty() { cause } else { format!("{cause} in {}", frames.join(" ← ")) })
+}
+
+/// How quick a plugin must be on average to run on a worker's own thread.
+const QUICK_US: u64 = 2_000;
+/// The average that a new plugin starts from: a handful of quick calls bring it below the limit.
+const UNKNOWN_US: u64 = 4_000;
+/// What a call that ran into its deadline counts as: some fifty quick calls make up for it.
+const DEADLINE_US: u64 = 1_000_000;
+
+/// The instances of one plugin version.
+pub(super) struct Pool {
+    blueprint: Blueprint,
+    limits: Arc<PluginLimits>,
+    idle: Mutex<Vec<Instance>>,
+    pub log: Log,
+    pub stats: Stats,
+    average_us: AtomicU64,
+    pub slow: Semaphore,
+}
+
+impl Pool {
+    pub(super) fn new(blueprint: Blueprint, limits: Arc<PluginLimits>) -> Self {
+        Self {
+            blueprint,
+            idle: Mutex::new(Vec::new()),
+            log: Log::new(limits.log_lines),
+            stats: Stats::default(),
+            average_us: AtomicU64::new(UNKNOWN_US),
+            slow: Semaphore::new(limits.slow_calls_per_plugin),
+            limits,
+        }
+    }
+
+    /// Whether a call may run on the caller's thread.
+    pub(super) fn is_quick(&self) -> bool {
+        self.average_us.load(Ordering::Relaxed) < QUICK_US
+    }
+
+    /// Instances that wait for their next call.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    /// Drops the instances that wait.
+    pub(super) fn drop_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        drop(idle);
+    }
+
+    /// Calls a function: at most `answer_bytes` come out. `make_room` is called when the engine has no instance left.
+    pub(super) fn call<T>(
+        &self,
+        function: Function,
+        ctx: &CallContext,
+        answer_bytes: usize,
+        make_room: &dyn Fn(),
+        call: impl FnOnce(&mut Instance) -> wasmtime::Result<T>,
+    ) -> Result<T, PluginFault> {
+        let started = Instant::now();
+        let result = self.checkout(ctx, make_room).and_then(|mut instance| {
+            let guest = instance.store.data_mut();
+            guest.begin(ctx);
+            guest.limiter.refused = false;
+            instance.store.set_epoch_deadline(Machine::ticks(self.limits.call_deadline));
+            instance.store.set_hostcall_fuel(answer_bytes);
+            match call(&mut instance) {
+                Ok(answer) => {
+                    self.checkin(instance);
+                    Ok(answer)
+                }
+                // An instance that was stopped in the middle of something is never used again.
+                Err(error) => Err(fault(&error, instance.store.data().limiter.refused)),
+            }
+        });
+        let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let counted_us = if matches!(result, Err(PluginFault::Deadline)) { DEADLINE_US } else { took_us };
+        let average = self.average_us.load(Ordering::Relaxed);
+        self.average_us.store(average - average / 8 + counted_us.min(DEADLINE_US) / 8, Ordering::Relaxed);
+        self.stats.count(function, took_us, result.as_ref().err());
+        result
+    }
+
+    fn checkout(&self, ctx: &CallContext, make_room: &dyn Fn()) -> Result<Instance, PluginFault> {
+        // Last in, first out: a few instances stay warm in the caches, the others are not touched.
+        if let Some(instance) = self.idle.lock().pop() {
+            return Ok(instance);
+        }
+        let make = || self.blueprint.instantiate(&self.limits, &self.log, ctx);
+        make()
+            .or_else(|error| {
+                if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+                    make_room();
+                    make()
+                } else {
+                    Err(error)
+                }
+            })
+            .map_err(|error| match fault(&error, false) {
+                PluginFault::Output(cause) => PluginFault::Internal(format!("no instance can be made: {cause}")),
+                fault => fault,
+            })
+    }
+
+    fn checkin(&self, mut instance: Instance) {
+        instance.calls += 1;
+        if instance.calls >= self.limits.calls_per_instance {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        if idle.len() < self.limits.idle_per_plugin {
+            idle.push(instance);
+        } else {
+            drop(idle);
+        }
+    }
+}

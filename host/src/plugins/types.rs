@@ -1,0 +1,473 @@
+//! What goes into a plugin and what comes out: plain owned values, as `wit/plugin.wit` describes them.
+//!
+//! The derives teach the values to cross the component boundary. They are checked against a plugin's types at upload, so a
+//! difference to the WIT cannot go unnoticed: the first-party plugins would be refused.
+
+// The derives emit `unsafe impl`s, sound by construction (the macro computes them from the fields).
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use wasmtime::component::{ComponentType, Lift, Lower};
+
+use crate::clock::Time;
+use crate::device::{Device, LastOutcome};
+use crate::message::{Recipient, truncate};
+
+/// Open-ended facts.
+pub type Attributes = Vec<(String, String)>;
+
+/// What every call may know besides its subject.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// The configuration, JSON.
+    pub config: Arc<str>,
+    /// The time of the call.
+    pub now: Time,
+    /// Uniform over all u32; new for each call.
+    pub random: u32,
+}
+
+/// The sending device, as far as plugins may know it.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct DeviceFacts {
+    /// The id that users gave it.
+    pub id: String,
+    /// Its channel.
+    pub channel: String,
+    /// Its adapter settings, a JSON object.
+    pub adapter: String,
+    /// `account`, and one `tag` for each of its tags.
+    pub attributes: Attributes,
+}
+
+impl DeviceFacts {
+    /// What plugins may know of `device`.
+    pub fn of(device: &Device) -> Self {
+        let spec = &device.spec;
+        let account = spec.account.iter().map(|account| ("account".to_owned(), account.clone()));
+        let tags = spec.tags.iter().map(|tag| ("tag".to_owned(), tag.clone()));
+        Self {
+            id: spec.id.to_string(),
+            channel: spec.channel.clone(),
+            adapter: spec.adapter.to_string(),
+            attributes: account.chain(tags).collect(),
+        }
+    }
+}
+
+/// The person or endpoint that a message goes to.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct RecipientFacts {
+    /// The address.
+    pub address: String,
+    /// BCP 47 language tag, when known.
+    pub locale: Option<String>,
+    /// IANA time zone, when known.
+    pub zone: Option<String>,
+    /// The audience's other columns.
+    pub variables: Attributes,
+}
+
+impl RecipientFacts {
+    /// What plugins may know of `recipient`.
+    pub fn of(recipient: &Recipient) -> Self {
+        Self {
+            address: recipient.address.clone(),
+            locale: recipient.locale.clone(),
+            zone: recipient.zone.clone(),
+            variables: recipient.variables.clone(),
+        }
+    }
+}
+
+/// Media by reference.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Media {
+    /// A MIME type, or a word such as `image`.
+    pub kind: String,
+    /// Where the provider fetches it from.
+    pub url: String,
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Content {
+    /// The text.
+    pub text: String,
+    /// A subject line or title.
+    pub subject: Option<String>,
+    /// Attachments.
+    pub media: Vec<Media>,
+    /// More for the sender.
+    pub attributes: Attributes,
+}
+
+/// Which message this is.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct MessageRef {
+    /// Stable over retries: the idempotency key.
+    pub id: String,
+    /// The campaign or sequence.
+    pub campaign: String,
+    /// The sequence's step, from 0.
+    #[component(name = "sequence-step")]
+    pub sequence_step: Option<u32>,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+}
+
+/// One message to be made by a template.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct RenderJob {
+    /// Which one.
+    pub message: MessageRef,
+    /// To whom.
+    pub recipient: RecipientFacts,
+    /// The device that will send it.
+    pub device: DeviceFacts,
+    /// Uniform over all u32; new for each job.
+    pub random: u32,
+}
+
+/// Facts about a device's pace, for a delay strategy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PaceFacts {
+    /// The device.
+    pub device: DeviceFacts,
+    /// Minutes after midnight in the campaign's zone.
+    pub minute_of_day: u32,
+    /// Sends in this calendar minute.
+    pub sent_this_minute: u32,
+    /// Sends in this calendar hour.
+    pub sent_this_hour: u32,
+    /// Sends on this day (UTC).
+    pub sent_today: u32,
+    /// Days since the device's first message.
+    pub age_days: u32,
+    /// Failures since the last success.
+    pub failures_in_a_row: u32,
+    /// The delay before the send that just ended, in milliseconds.
+    pub last_delay_ms: f64,
+    /// What the send that just ended came to.
+    pub last_outcome: LastOutcome,
+    /// Messages that wait on the device.
+    pub backlog: u32,
+    /// Length of the message just sent, in characters.
+    pub text_length: u32,
+    /// More facts.
+    pub attributes: Attributes,
+}
+
+/// What a delay strategy decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NextDelay {
+    /// Finite and 0 or more, in milliseconds.
+    pub delay_ms: f64,
+    /// Kept per device and run, given back next time.
+    pub state: String,
+}
+
+/// A body of a request or an answer.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum PluginBody {
+    /// None.
+    #[component(name = "empty")]
+    Empty,
+    /// UTF-8 text.
+    #[component(name = "text")]
+    Text(String),
+    /// Anything else.
+    #[component(name = "bytes")]
+    Bytes(Vec<u8>),
+}
+
+/// A request that a sender wants made.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct HttpRequest {
+    /// The method.
+    pub method: String,
+    /// The URL.
+    pub url: String,
+    /// Names and values; values may hold `{{secret:NAME}}`.
+    pub headers: Vec<(String, String)>,
+    /// What follows the headers.
+    pub body: PluginBody,
+    /// Finite and 0 or more, in milliseconds.
+    #[component(name = "timeout-ms")]
+    pub timeout_ms: f64,
+}
+
+/// What a provider answered.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct HttpResponse {
+    /// The HTTP status.
+    pub status: u32,
+    /// In the order received, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: PluginBody,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum Answer {
+    /// A whole answer.
+    #[component(name = "response")]
+    Response(HttpResponse),
+    /// Nothing reached the provider: certain.
+    #[component(name = "not-sent")]
+    NotSent(String),
+    /// The request left, no whole answer came.
+    #[component(name = "unanswered")]
+    Unanswered(String),
+}
+
+/// Whom a pause concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(enum)]
+#[repr(u8)]
+pub enum Scope {
+    /// This message.
+    #[component(name = "message")]
+    Message,
+    /// This recipient.
+    #[component(name = "recipient")]
+    Recipient,
+    /// This device.
+    #[component(name = "device")]
+    Device,
+    /// Every device of the device's account.
+    #[component(name = "account")]
+    Account,
+}
+
+/// What is wrong with a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(enum)]
+#[repr(u8)]
+pub enum RecipientProblem {
+    /// There is no such address.
+    #[component(name = "invalid")]
+    Invalid,
+    /// The address cannot be reached.
+    #[component(name = "unreachable")]
+    Unreachable,
+    /// The recipient has blocked the sender.
+    #[component(name = "blocked")]
+    Blocked,
+}
+
+/// Why something did not work.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Failure {
+    /// The provider's code, or the plugin's own word for it; cut to 64 bytes.
+    pub code: String,
+    /// For people; cut to 500 bytes.
+    pub detail: String,
+    /// More facts.
+    pub attributes: Attributes,
+}
+
+/// Final for this recipient.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Rejection {
+    /// What is wrong.
+    pub problem: RecipientProblem,
+    /// Why we know.
+    pub reason: Failure,
+}
+
+/// The provider took the message.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Acceptance {
+    /// The provider's id of it; empty when there is none. Cut to 256 bytes.
+    #[component(name = "provider-id")]
+    pub provider_id: String,
+    /// More facts.
+    pub attributes: Attributes,
+}
+
+/// The device cannot send.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Outage {
+    /// When to look again, if known: finite and 0 or more, in milliseconds.
+    #[component(name = "retry-ms")]
+    pub retry_ms: Option<f64>,
+    /// Why.
+    pub reason: Failure,
+}
+
+/// The provider asks to wait.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Pause {
+    /// Who waits.
+    pub scope: Scope,
+    /// Finite and 0 or more, in milliseconds.
+    #[component(name = "delay-ms")]
+    pub delay_ms: f64,
+    /// Why.
+    pub reason: Failure,
+}
+
+/// What a send came to.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum Outcome {
+    /// Taken by the provider.
+    #[component(name = "accepted")]
+    Accepted(Acceptance),
+    /// Arrived.
+    #[component(name = "delivered")]
+    Delivered(Acceptance),
+    /// Certainly not sent; wait. Consumes no attempt.
+    #[component(name = "retry-after")]
+    RetryAfter(Pause),
+    /// Certainly not sent; try again with backoff.
+    #[component(name = "transient")]
+    Transient(Failure),
+    /// This recipient cannot be written to.
+    #[component(name = "recipient-permanent")]
+    RecipientPermanent(Rejection),
+    /// This recipient does not want to be written to.
+    #[component(name = "opted-out")]
+    OptedOut(Failure),
+    /// The provider refuses this message.
+    #[component(name = "content-rejected")]
+    ContentRejected(Failure),
+    /// The device cannot send.
+    #[component(name = "device-down")]
+    DeviceDown(Outage),
+    /// The account cannot send until an operator has looked.
+    #[component(name = "account-blocked")]
+    AccountBlocked(Failure),
+    /// Cannot be told.
+    #[component(name = "unknown")]
+    Unknown(Failure),
+}
+
+impl Outcome {
+    /// The durations in it, in milliseconds.
+    pub(super) fn durations(&self) -> impl Iterator<Item = f64> {
+        match self {
+            Self::RetryAfter(pause) => Some(pause.delay_ms),
+            Self::DeviceDown(outage) => outage.retry_ms,
+            _ => None,
+        }
+        .into_iter()
+    }
+
+    /// Cuts its texts to what the store keeps, and drops what would only cost memory.
+    pub(super) fn trim(&mut self) {
+        match self {
+            Self::Accepted(acceptance) | Self::Delivered(acceptance) => truncate(&mut acceptance.provider_id, 256),
+            Self::RetryAfter(Pause { reason, .. })
+            | Self::DeviceDown(Outage { reason, .. })
+            | Self::RecipientPermanent(Rejection { reason, .. })
+            | Self::Transient(reason)
+            | Self::OptedOut(reason)
+            | Self::ContentRejected(reason)
+            | Self::AccountBlocked(reason)
+            | Self::Unknown(reason) => {
+                truncate(&mut reason.code, 64);
+                truncate(&mut reason.detail, 500);
+            }
+        }
+    }
+}
+
+/// What the host shall do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Make this request and call `resume` with its answer and this state.
+    Request {
+        /// The request.
+        request: HttpRequest,
+        /// Given back to `resume`.
+        state: String,
+    },
+    /// Nothing: this is what it came to.
+    Done(Outcome),
+}
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Outbound {
+    /// Which one.
+    pub message: MessageRef,
+    /// To whom.
+    pub recipient: RecipientFacts,
+    /// What it says.
+    pub content: Content,
+    /// The device that sends it.
+    pub device: DeviceFacts,
+    /// What the plugin last kept for the device's account.
+    #[component(name = "account-state")]
+    pub account_state: String,
+}
+
+/// How far a send has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// What is next.
+    pub step: Step,
+    /// New account state, if it changed.
+    pub account_state: Option<String>,
+}
+
+/// Why a call gave no answer. No text in it comes from a message; texts that a plugin gave are cut to 500 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PluginFault {
+    /// The campaign's configuration cannot work.
+    #[error("the configuration cannot work: {0}")]
+    InvalidConfig(String),
+    /// This one message cannot work.
+    #[error("this message cannot work: {0}")]
+    InvalidInput(String),
+    /// The plugin gave up, or the host could not call it.
+    #[error("the plugin failed: {0}")]
+    Internal(String),
+    /// The plugin crashed.
+    #[error("the plugin crashed: {0}")]
+    Trap(String),
+    /// The call ran into the time limit.
+    #[error("the plugin took longer than a call may take")]
+    Deadline,
+    /// The instance wanted more memory than it may have.
+    #[error("the plugin wanted more memory than an instance may have")]
+    Memory,
+    /// The plugin answered something that is not allowed; the text says which limit or rule broke.
+    #[error("the plugin's answer is not valid: {0}")]
+    Output(String),
+}
+
+impl PluginFault {
+    /// A word for machines, such as `plugin-trap`.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidConfig(_) => "invalid-config",
+            Self::InvalidInput(_) => "invalid-input",
+            Self::Internal(_) => "plugin-internal",
+            Self::Trap(_) => "plugin-trap",
+            Self::Deadline => "plugin-deadline",
+            Self::Memory => "plugin-memory",
+            Self::Output(_) => "plugin-output",
+        }
+    }
+}
