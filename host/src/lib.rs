@@ -17,7 +17,11 @@ pub mod config;
 pub mod consent;
 pub mod core;
 pub mod device;
+<<<<<<< HEAD
+pub mod egress;
+=======
 pub mod http;
+>>>>>>> wt-api
 pub mod id;
 pub mod message;
 pub mod metrics;

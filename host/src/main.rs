@@ -1,1 +1,9 @@
-fn main() {}
+//! The `carillon` program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    carillon::cli::Cli::parse().run()
+}

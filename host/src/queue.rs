@@ -12,7 +12,7 @@
 //! |---|---|---|---|
 //! | `broadcast:queue:{deviceID}` | sorted set | processor adds, claim takes | message ids (19 digits) waiting on the device; score = the run's rank, equal scores go by id |
 //! | `broadcast:processing:{deviceID}` | set | claim adds, finish removes | message ids being sent right now |
-//! | `broadcast:device:{deviceID}` | hash | claim, finish | `owner`, `token`, `until` (lease, ms), `next_at` (ms of the server's TIME), `pace` (JSON), `generation` |
+//! | `broadcast:device:{deviceID}` | hash | claim, finish | `owner`, `token`, `until` (lease, ms; 0 when released), `next_at` (ms of the server's TIME), `pace` (JSON) |
 //! | `broadcast:metrics:{deviceID}` | hash | flushed about once a second | `sent`, `failed`, `last_sent_at`, `last_delay_ms`, `latency_ms` (sum), … |
 //! | `broadcast:ready:{shard}` | sorted set | enqueue, ready, finish | device ids by the time (ms) from which they may be claimed |
 //! | `broadcast:generation` | string | whoever finds it missing | a random word; missing means that the server lost its data |
@@ -25,13 +25,14 @@
 pub mod memory;
 pub mod redis;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::clock::Time;
+use crate::clock::{SharedClock, Time};
 use crate::id::{DeviceId, HostId, MessageId};
 
 /// What can go wrong in the queue.
@@ -218,6 +219,25 @@ pub struct QueueHealth {
     pub server: String,
     /// What an operator should change, such as a wrong `maxmemory-policy`; empty when all is well.
     pub warnings: Vec<String>,
+}
+
+/// Opens the queue at `url`: `memory:` (in this process, measured with `clock`), `redis://[user:password@]host:port/[db]`,
+/// `redis-cluster://[user:password@]a:1,b:2,c:3`, or with TLS `rediss://` and `rediss-cluster://`.
+///
+/// Does not wait for a connection: until there is one, calls fail with [`QueueError::Unavailable`]. Must be called within
+/// a tokio runtime.
+///
+/// # Errors
+///
+/// [`QueueError::Internal`] when the address is not valid; the text does not repeat it, because it may hold a password.
+pub async fn open(url: &str, clock: SharedClock) -> Result<Arc<dyn Queue>> {
+    let (scheme, _) = url.split_once(':').unwrap_or((url, ""));
+    Ok(match scheme {
+        "memory" => Arc::new(memory::MemoryQueue::new(clock)),
+        "redis-cluster" | "rediss-cluster" => Arc::new(redis::RedisQueue::cluster(url)?),
+        // Other schemes, too: it says what is expected.
+        _ => Arc::new(redis::RedisQueue::single(url)?),
+    })
 }
 
 /// The queue. All methods may be called by several servers at once, and repeated.

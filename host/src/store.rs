@@ -4,9 +4,12 @@
 //! `tests/`). These two are the only modules that import `sqlx`. Every write that ends, takes or rescues a message is one
 //! conditional update on its state *and* its lease holder; zero rows changed is an answer, not an error.
 
+mod dispatch;
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -49,6 +52,23 @@ pub enum StoreError {
 
 /// A result from the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Opens the store that `url` names: `postgres://…` (or `postgresql://…`), or `sqlite:PATH`. Brings its tables up to date
+/// first; several servers may do so at once. `connections` is the most that are open at a time (PostgreSQL only: SQLite
+/// has one writer anyway).
+///
+/// # Errors
+/// `Unavailable` when it cannot be reached now; `Internal` when the URL names no store, or a newer version of the program
+/// has been at work on its tables.
+pub async fn open(url: &str, connections: u32) -> Result<Arc<dyn Store>> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        Ok(Arc::new(postgres::Postgres::open(url, connections).await?))
+    } else if url.starts_with("sqlite:") {
+        Ok(Arc::new(sqlite::Sqlite::open(url).await?))
+    } else {
+        Err(StoreError::Internal(anyhow::anyhow!("a store's URL begins with postgres:// or sqlite:")))
+    }
+}
 
 /// A page of a listing, and where the next one begins (`None` when this was the last).
 #[derive(Debug, Clone)]
@@ -272,6 +292,15 @@ pub struct Enrolled {
     pub suppressed: u32,
 }
 
+/// The state of the database, for `doctor`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// Its name and version.
+    pub server: String,
+    /// What an operator should change, such as `fsync` that is off; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
 /// The truth. All methods may be called by several servers at once; `now` is the cluster's time (see
 /// [`crate::clock::SystemClock::follow`]).
 #[async_trait]
@@ -282,6 +311,10 @@ pub trait Store: Send + Sync + 'static {
     fn kind(&self) -> &'static str;
     /// Whether the store answers; the time it shows (its own clock for PostgreSQL, this machine's for SQLite).
     async fn now(&self) -> Result<Time>;
+    /// What the database is, and what an operator should change about it.
+    async fn health(&self) -> Result<StoreHealth> {
+        Ok(StoreHealth { server: self.kind().to_owned(), warnings: Vec::new() })
+    }
     /// SQL statements executed since the start, for the benchmark and metrics.
     fn statements(&self) -> u64;
     /// Closes the connections after what is running has finished.
@@ -358,6 +391,9 @@ pub trait Store: Send + Sync + 'static {
     async fn hold_devices(&self, nos: &[DeviceNo], reason: Option<&str>, now: Time) -> Result<()>;
     /// Saves paces; one under an older token than the saved one is skipped.
     async fn save_paces(&self, paces: &[PaceUpdate]) -> Result<()>;
+
+    /// Saved paces of these devices; those without one are left out.
+    async fn saved_paces(&self, devices: &[DeviceNo]) -> Result<Vec<(DeviceNo, SavedPace)>>;
 
     // ---- audiences ----
 

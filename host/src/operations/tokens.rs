@@ -79,7 +79,8 @@ pub fn digest(secret: &str) -> Digest {
     Digest::of(secret.as_bytes())
 }
 
-fn new_secret() -> String {
+/// A new secret, unguessable.
+pub fn new_secret() -> String {
     format!("car_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
 }
 

@@ -1,1 +1,180 @@
 //! The store in PostgreSQL.
+//!
+//! Statements are constant texts over arrays, so that a batch is one round trip and every statement stays prepared.
+//! Isolation is `READ COMMITTED`: each write carries its own condition, and rows are locked where two statements must see
+//! the same state.
+
+mod audiences;
+mod campaigns;
+mod consent;
+mod devices;
+mod hosts;
+mod messages;
+mod plugins;
+mod reading;
+mod runs;
+mod sequences;
+mod settle;
+mod tokens;
+
+use std::future::Future;
+use std::str::FromStr as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
+use sqlx::query::{Query, QueryAs, QueryScalar};
+use sqlx::{Connection as _, Executor as _, FromRow, PgPool, Transaction};
+
+use super::dispatch::store_by_subject;
+use super::rows;
+use super::*;
+
+/// How long to wait for a connection, new or from the pool.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may be idle before it is asked whether it still lives.
+const IDLE_CHECK: Duration = Duration::from_secs(2);
+/// How often a transaction that lost against another one is run again.
+const MAX_REPEATS: u32 = 10;
+
+/// A store in PostgreSQL 14 or newer.
+#[derive(Debug)]
+pub struct Postgres {
+    pool: PgPool,
+    statements: AtomicU64,
+    /// Which of the rows of `run_counts` this process adds to.
+    shard: i16,
+}
+
+type Tx = Transaction<'static, sqlx::Postgres>;
+
+impl Postgres {
+    const KIND: &'static str = "postgres";
+
+    /// Connects, brings the tables up to date, and opens a pool of at most `connections`.
+    ///
+    /// # Errors
+    /// `Unavailable` when the server cannot be reached now.
+    pub async fn open(url: &str, connections: u32) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|_| StoreError::Internal(anyhow::anyhow!("the URL of the PostgreSQL server does not read")))?
+            .application_name("carillon")
+            .statement_cache_capacity(256);
+        migrate(&options).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(connections.max(2))
+            .acquire_timeout(CONNECT_TIMEOUT)
+            // Asking a connection before each use would double the round trips of a busy store: only one that has been
+            // idle is asked whether it still lives.
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for >= IDLE_CHECK {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    // A server that stalls in a transaction must not keep its locks. The statements are small:
+                    // compiling them (jit) costs more than it saves.
+                    connection
+                        .execute(
+                            "SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '60s'; \
+                             SET jit = off",
+                        )
+                        .await?;
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await?;
+        Ok(Self { pool, statements: AtomicU64::new(0), shard: rand::random_range(0..16) })
+    }
+
+    async fn database_time(&self) -> Result<Time> {
+        let ms = self.scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+        Ok(Time::from_ms(ms.fetch_one(&self.pool).await?))
+    }
+
+    fn statement_count(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    async fn close_pool(&self) {
+        self.pool.close().await;
+    }
+
+    fn count_statement(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A statement.
+    fn sql(&self, sql: &'static str) -> Query<'static, sqlx::Postgres, PgArguments> {
+        self.count_statement();
+        sqlx::query(sql)
+    }
+
+    /// A query for rows.
+    fn rows<T>(&self, sql: &'static str) -> QueryAs<'static, sqlx::Postgres, T, PgArguments>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        self.count_statement();
+        sqlx::query_as(sql)
+    }
+
+    /// A query for a single column.
+    fn scalar<T>(&self, sql: &'static str) -> QueryScalar<'static, sqlx::Postgres, T, PgArguments>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        self.count_statement();
+        sqlx::query_scalar(sql)
+    }
+
+    async fn begin(&self) -> Result<Tx> {
+        self.count_statement();
+        Ok(self.pool.begin().await?)
+    }
+
+    async fn commit(&self, tx: Tx) -> Result<()> {
+        self.count_statement();
+        Ok(tx.commit().await?)
+    }
+
+    /// Adds one to a change counter. Last in its transaction, because others wait for the row.
+    async fn bump(&self, tx: &mut Tx, topic: &'static str) -> Result<()> {
+        self.sql("UPDATE revisions SET n = n + 1 WHERE topic = $1").bind(topic).execute(&mut **tx).await?;
+        Ok(())
+    }
+}
+
+/// Runs a transaction again while it loses against others (deadlock, serialization).
+async fn repeating<T, F>(transaction: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut repeats = 0;
+    loop {
+        match transaction().await {
+            Err(error) if repeats < MAX_REPEATS && rows::lost_to_another(&error) => repeats += 1,
+            result => return result,
+        }
+    }
+}
+
+/// Brings the tables up to date on a connection of its own, without the pool's time limits. An advisory lock makes servers
+/// that start together wait for the first.
+async fn migrate(options: &PgConnectOptions) -> Result<()> {
+    let connect = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options));
+    let mut connection = connect
+        .await
+        .map_err(|_| StoreError::Unavailable(anyhow::anyhow!("no answer to the attempt to connect")))??;
+    sqlx::migrate!("../migrations/postgres").run(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+store_by_subject!(Postgres);

@@ -1,0 +1,222 @@
+//! The wiring: the only file that names concrete stores, queues, plugins and loops together.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+
+use crate::cluster::Cluster;
+use crate::clock::SystemClock;
+use crate::config::{Config, Role};
+use crate::core::Core;
+use crate::egress::{Allowed, Egress, EgressPolicy, Secret};
+use crate::fleet::Fleet;
+use crate::id::HostId;
+use crate::lifecycle::Loops;
+use crate::metrics::Metrics;
+use crate::operations;
+use crate::plugins::{PluginHost, PluginLimits, Registry};
+use crate::processor::{Processor, Requests};
+use crate::queue::{self, Queue, QueueError};
+use crate::recovery::Recovery;
+use crate::store::{self, Store, StoreError};
+use crate::trigger::Trigger;
+use crate::workers::Pool;
+use crate::{http, ui};
+
+/// A running server.
+pub struct App {
+    /// Its parts.
+    pub core: Core,
+    /// Where the API listens, on servers that have it.
+    pub addr: Option<SocketAddr>,
+    new_admin_token: Option<String>,
+    cluster: Arc<Cluster>,
+    work: Loops,
+    front: Loops,
+}
+
+impl App {
+    /// Opens store and queue (waiting for them, and saying so, while they are away), migrates, loads the plugins, makes
+    /// sure that there is an admin token, and starts the loops and the API of the roles.
+    ///
+    /// # Errors
+    /// When a setting cannot work, or something is wrong that waiting will not mend.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        if let Some(problem) = config.problems().into_iter().next() {
+            anyhow::bail!("{problem}");
+        }
+        let egress = egress(&config)?;
+        private_folder(&config.data)
+            .with_context(|| format!("--data {}: the folder cannot be made or used", config.data.display()))?;
+        let listener = match config.has(Role::Api) {
+            true => Some(
+                TcpListener::bind(config.listen)
+                    .await
+                    .with_context(|| format!("--listen {}: cannot listen there", config.listen))?,
+            ),
+            false => None,
+        };
+        let addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+
+        let clock = Arc::new(SystemClock::new());
+        let store = open_store(&config, clock.clone()).await?;
+        let queue = open_queue(&config, clock.clone()).await?;
+        let limits = PluginLimits {
+            memory_bytes: usize::try_from(config.plugin_memory_bytes).unwrap_or(usize::MAX),
+            call_deadline: Duration::from_millis(config.plugin_timeout_ms),
+            max_component_bytes: usize::try_from(config.plugin_max_bytes).unwrap_or(usize::MAX),
+            ..PluginLimits::default()
+        };
+        let plugin_host = PluginHost::new(limits, Some(&config.data.join("plugins")))?;
+        let core = Core {
+            host: HostId::new(),
+            store,
+            queue,
+            plugins: Arc::new(Registry::new(plugin_host.clone())),
+            plugin_host,
+            clock: clock.clone(),
+            config: Arc::new(config),
+            metrics: Arc::new(Metrics::new()),
+        };
+        core.plugins.ensure_first_party(&*core.store, core.clock.now()).await?;
+        let new_admin_token = operations::tokens::ensure_admin_token(&core).await?;
+
+        let fleet = Arc::new(Fleet::new(core.clone()));
+        let requests = Arc::new(Requests::default());
+        let pool =
+            Arc::new(Pool::new(core.clone(), fleet.clone(), egress, core.metrics.clone(), requests.clone()));
+        let has = |role| core.config.has(role);
+        let cluster =
+            Arc::new(Cluster::new(core.clone(), fleet.clone(), has(Role::Workers).then(|| pool.clone()), clock));
+        cluster.first_beat().await.context("the first heartbeat failed")?;
+
+        // Two groups: the front (API, heartbeat) goes on while the work drains, so that operators can watch it and no other
+        // server takes this one for dead.
+        let (work, front) = (Loops::default(), Loops::default());
+        let stop = work.stop.clone();
+        if has(Role::Workers) {
+            work.spawn("workers", pool.clone().run(stop.clone()));
+        }
+        if has(Role::Trigger) {
+            work.spawn("trigger", Arc::new(Trigger::new(core.clone(), fleet.clone())).run(stop.clone()));
+        }
+        if has(Role::Processor) {
+            let processor = Processor::new(core.clone(), fleet.clone(), requests);
+            work.spawn("processor", Arc::new(processor).run(stop.clone()));
+        }
+        if has(Role::Recovery) {
+            work.spawn("recovery", Arc::new(Recovery::new(core.clone(), fleet.clone(), pool)).run(stop));
+        }
+        front.spawn("heartbeat", cluster.clone().run(front.stop.clone()));
+        if let Some(listener) = listener {
+            let router = http::router(core.clone(), ui::router(core.clone(), front.stop.clone()));
+            let stop = front.stop.clone();
+            front.spawn("api", async move {
+                let served = axum::serve(listener, router.into_make_service()).with_graceful_shutdown(stop.cancelled_owned());
+                if let Err(error) = served.await {
+                    tracing::error!(error = %error, "the API stopped");
+                }
+            });
+        }
+        Ok(Self { core, addr, new_admin_token, cluster, work, front })
+    }
+
+    /// The admin token, when this start made it: to be shown once.
+    pub fn new_admin_token(&self) -> Option<&str> {
+        self.new_admin_token.as_deref()
+    }
+
+    /// Waits for the death of a loop; returns its name.
+    pub async fn loop_death(&mut self) -> &'static str {
+        tokio::select! {
+            name = self.work.death() => name,
+            name = self.front.death() => name,
+        }
+    }
+
+    /// Stops: no new work, sends in flight end and are settled, then the API and the heartbeat end.
+    ///
+    /// # Errors
+    /// Never now; callers shall not depend on it.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.work.stop().await;
+        self.front.stop.cancel();
+        // Open connections of browsers and slow clients are not waited for long.
+        if tokio::time::timeout(Duration::from_secs(3), self.front.stop()).await.is_err() {
+            tracing::debug!("connections to the API were cut");
+        }
+        self.cluster.leave().await;
+        self.core.store.close().await;
+        Ok(())
+    }
+}
+
+/// The way out, with what the settings allow.
+fn egress(config: &Config) -> anyhow::Result<Egress> {
+    let allow = config
+        .allow_egress
+        .iter()
+        .map(|entry| entry.trim())
+        .filter(|entry| !entry.is_empty())
+        .map(|entry| entry.parse::<Allowed>().with_context(|| "--allow-egress"))
+        .collect::<anyhow::Result<_>>()?;
+    let secrets =
+        config.secrets.iter().map(|s| Secret::parse(s).context("--secrets")).collect::<anyhow::Result<_>>()?;
+    Egress::new(EgressPolicy { allow, secrets, ..EgressPolicy::default() })
+}
+
+/// Makes a folder that only this user can look into.
+fn private_folder(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Opens the store, waiting while it is away.
+async fn open_store(config: &Config, clock: Arc<SystemClock>) -> anyhow::Result<Arc<dyn Store>> {
+    let url = config.store_url();
+    let opened = waiting("the store", || store::open(&url, config.store_connections, clock.clone()), |error| {
+        matches!(error, StoreError::Unavailable(_))
+    });
+    opened.await.context("--store")
+}
+
+/// Opens the queue, waiting while it is away.
+async fn open_queue(config: &Config, clock: Arc<SystemClock>) -> anyhow::Result<Arc<dyn Queue>> {
+    let opened = waiting("the queue", || queue::open(&config.queue, clock.clone()), |error| {
+        matches!(error, QueueError::Unavailable(_))
+    });
+    opened.await.context("--queue")
+}
+
+/// Repeats `open` for as long as what it opens is away.
+async fn waiting<T, E, F>(
+    what: &'static str,
+    open: impl Fn() -> F,
+    is_away: impl Fn(&E) -> bool,
+) -> Result<T, anyhow::Error>
+where
+    F: Future<Output = Result<T, E>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match open().await {
+            Ok(opened) => return Ok(opened),
+            Err(error) if is_away(&error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(error = format!("{error:#}"), "{what} is away; waiting for it");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = crate::lifecycle::signal() => anyhow::bail!("stopped while waiting for {what}"),
+                }
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

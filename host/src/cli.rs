@@ -1,0 +1,168 @@
+//! The command line: one subcommand per file.
+//!
+//! Results go to stdout, progress and logs to stderr. Exit codes: 0 done, 1 failed, 2 what was given cannot work (one
+//! line says what and how to mend it), 3 a campaign ran to its end and not every message was sent.
+
+mod bench;
+mod bookmark;
+mod campaign;
+mod client;
+mod demo;
+mod doctor;
+mod fleet_csv;
+mod local;
+mod plugin;
+mod progress;
+mod serve;
+mod token;
+
+use std::fmt::Display;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+use crate::operations::OpError;
+
+/// A broadcast engine for fleets of sending devices, programmable with WebAssembly.
+#[derive(Debug, Parser)]
+#[command(name = "carillon", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written to stderr; `CARILLON_LOG` says which (such as `info,carillon::workers=debug`).
+    #[arg(long, global = true, env = "CARILLON_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server.
+    Serve(Box<serve::Args>),
+    /// Show it all in a minute: 3,000 simulated devices, 30,000 recipients, a plugin replaced halfway.
+    Demo(demo::Args),
+    /// Measure: run a campaign from an empty store to its end, check the ledger, print one JSON object.
+    Bench(Box<bench::Args>),
+    /// Run a campaign that a file describes.
+    #[command(subcommand)]
+    Campaign(campaign::Command),
+    /// Check and upload plugins.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+    /// Make, list and revoke API tokens.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Check the store, the queue, the clocks and the machine's limits, and say what to change.
+    Doctor(Box<doctor::Args>),
+}
+
+/// What was given cannot work; the text is one line that names it and the fix.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadInput(String);
+
+/// The error for something that was given and cannot work.
+fn bad_input(text: impl Display) -> anyhow::Error {
+    anyhow::Error::new(BadInput(text.to_string()))
+}
+
+/// What the operations refuse is the user's to mend; everything else is a failure.
+fn from_op(error: OpError) -> anyhow::Error {
+    match error {
+        OpError::Invalid(_) | OpError::Refused { .. } | OpError::NotFound { .. } => bad_input(error),
+        other => anyhow::Error::new(other),
+    }
+}
+
+/// Refuses settings that cannot work together.
+fn check_config(config: &Config) -> anyhow::Result<()> {
+    if let Some(problem) = config.problems().first() {
+        return Err(bad_input(problem));
+    }
+    let store = config.store_url();
+    if !["sqlite:", "postgres://", "postgresql://"].iter().any(|p| store.starts_with(p)) {
+        return Err(bad_input("--store: give sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE"));
+    }
+    if !["memory:", "redis://", "rediss://", "redis-cluster://"].iter().any(|p| config.queue.starts_with(p)) {
+        return Err(bad_input(
+            "--queue: give memory:, redis://HOST:PORT, rediss://HOST:PORT or redis-cluster://HOST:PORT,HOST:PORT",
+        ));
+    }
+    Ok(())
+}
+
+impl Cli {
+    /// Runs the command; returns the process's exit code.
+    pub fn run(self) -> ExitCode {
+        self.log();
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return report(&anyhow::Error::new(error).context("no threads to run on")),
+        };
+        let result = runtime.block_on(async {
+            match self.command {
+                Command::Serve(args) => serve::run(*args).await,
+                Command::Demo(args) => demo::run(args).await,
+                Command::Bench(args) => bench::run(*args).await,
+                Command::Campaign(command) => campaign::run(command).await,
+                Command::Plugin(command) => plugin::run(command).await,
+                Command::Token(command) => token::run(command).await,
+                Command::Doctor(args) => doctor::run(*args).await,
+            }
+        });
+        result.unwrap_or_else(|error| report(&error))
+    }
+
+    /// Logs go to stderr. Commands other than `serve` talk to a person already: of their logs only warnings show.
+    fn log(&self) {
+        let default = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
+        let filter = EnvFilter::try_from_env("CARILLON_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // A subscriber that is set already (by a test) stays.
+        let _ = match self.log_format {
+            LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+            LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        };
+    }
+}
+
+/// Says what went wrong, in one line, and picks the exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("carillon: {error:#}");
+    if error.downcast_ref::<BadInput>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_that_cannot_work_name_the_flag() {
+        for (config, flag) in [
+            (Config { window: 1, ..Config::default() }, "--window"),
+            (Config { store: Some("mysql://x".into()), ..Config::default() }, "--store"),
+            (Config { queue: "amqp://x".into(), ..Config::default() }, "--queue"),
+        ] {
+            let error = check_config(&config).unwrap_err();
+            assert!(error.to_string().starts_with(flag), "{error}");
+            assert!(error.downcast_ref::<BadInput>().is_some());
+        }
+        assert!(check_config(&Config::default()).is_ok());
+    }
+}

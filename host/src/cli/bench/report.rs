@@ -1,0 +1,172 @@
+//! The JSON object that the bench prints.
+
+use serde::Serialize;
+
+use super::Args;
+use super::ledger::Ledger;
+use super::pacing::Summary;
+use super::sink::SinkReport;
+use crate::core::Core;
+use crate::message::Counts;
+
+/// Seconds per phase.
+#[derive(Debug, Default, Serialize)]
+pub struct Seconds {
+    /// Making the devices.
+    pub devices: f64,
+    /// Importing the audience.
+    pub import: f64,
+    /// From the launch until every contact was a message (to within a tenth of a second).
+    pub expand: f64,
+    /// From the launch until the last message ended.
+    pub drain: f64,
+}
+
+/// What was measured. Times in milliseconds unless named otherwise.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The program's version.
+    pub version: &'static str,
+    /// Whether no message was lost, doubled, overtaken or early.
+    pub ok: bool,
+    /// `postgres` or `sqlite`.
+    pub store: &'static str,
+    /// `redis`, `redis-cluster` or `memory`.
+    pub queue: &'static str,
+    /// `simulator` or `http`.
+    pub sender: &'static str,
+    /// Messages asked for.
+    pub messages: u32,
+    /// Devices.
+    pub devices: u32,
+    /// Most sends in flight.
+    pub workers: u32,
+    /// The delay asked for, shortest and longest.
+    pub delay_ms: [u64; 2],
+    /// Processors of this machine.
+    pub cpus: usize,
+    /// Seconds per phase.
+    pub seconds: Seconds,
+    /// Messages a second, from the launch to the end of the last one.
+    pub msg_per_s: f64,
+    /// From when a message's device could send it until it was sent.
+    pub latency_ms: Summary,
+    /// By how much devices waited longer than asked: at the sink where there is one, else from the store's times.
+    pub pacing_error_ms: Summary,
+    /// Sends that came sooner than asked.
+    pub early: u64,
+    /// Messages that arrived more than once (at the sink), or were sent more than once (in the store).
+    pub duplicates: u64,
+    /// Messages that were not accepted, or that the sink never saw.
+    pub losses: u64,
+    /// Messages that overtook an older one of their device.
+    pub order_violations: u64,
+    /// Messages per state.
+    pub counts: Counts,
+    /// The sink's own ledger, where there is one.
+    pub sink: Option<SinkReport>,
+    /// The most memory this process ever had, in bytes.
+    pub peak_rss_bytes: Option<u64>,
+    /// SQL statements per message, from the launch to the end.
+    pub sql_per_message: f64,
+    /// Redis commands per message, from the launch to the end.
+    pub redis_per_message: f64,
+    /// Bytes of write-ahead log per message; not measured for SQLite.
+    pub wal_bytes_per_message: Option<f64>,
+    /// Calls of plugins.
+    pub plugin_calls: Option<u64>,
+    /// Microseconds per call of a plugin.
+    pub plugin_us_per_call: Option<f64>,
+}
+
+impl Report {
+    /// Puts together what was measured; `spent` are SQL statements and queue commands.
+    pub fn new(
+        args: &Args,
+        core: &Core,
+        seconds: Seconds,
+        ledger: &Ledger,
+        counts: Counts,
+        sink: Option<SinkReport>,
+        spent: (u64, u64),
+    ) -> Self {
+        let messages = u64::from(args.messages);
+        let per_message = |n: u64| n as f64 / messages as f64;
+        let missing = |seen: u64| messages.saturating_sub(seen);
+        let losses = missing(ledger.accepted()).max(sink.as_ref().map_or(0, |s| missing(s.messages.min(s.addresses))));
+        let duplicates = sink.as_ref().map_or(ledger.repeated(), |s| s.duplicates);
+        let order_violations = ledger.order_violations() + sink.as_ref().map_or(0, |s| s.order_violations);
+        let early = sink.as_ref().map_or(ledger.early(), |s| s.early);
+        let unreadable = sink.as_ref().map_or(0, |s| s.unreadable);
+        let complete = ledger.rows() == messages && counts.total() == messages;
+        let (plugin_calls, plugin_us_per_call) = plugin_calls(core);
+        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            ok: complete && losses + duplicates + order_violations + early + unreadable == 0,
+            store: core.store.kind(),
+            queue: core.queue.kind(),
+            sender: if sink.is_some() { "http" } else { "simulator" },
+            messages: args.messages,
+            devices: args.devices,
+            workers: args.workers,
+            delay_ms: [ms(args.delay_ms.min), ms(args.delay_ms.max)],
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            msg_per_s: if seconds.drain > 0.0 { messages as f64 / seconds.drain } else { 0.0 },
+            seconds,
+            latency_ms: ledger.latency(),
+            pacing_error_ms: sink.as_ref().map_or_else(|| ledger.pacing_error(), |s| s.pacing_error_ms),
+            early,
+            duplicates,
+            losses,
+            order_violations,
+            counts,
+            sink,
+            peak_rss_bytes: peak_rss(),
+            sql_per_message: per_message(spent.0),
+            redis_per_message: per_message(spent.1),
+            wal_bytes_per_message: None,
+            plugin_calls,
+            plugin_us_per_call,
+        }
+    }
+}
+
+/// Calls of plugins in this process, and microseconds per call.
+fn plugin_calls(core: &Core) -> (Option<u64>, Option<f64>) {
+    let Ok(metrics) = core.metrics.encode(core.store.statements(), core.queue.commands()) else { return (None, None) };
+    let calls = sum(&metrics, "carillon_plugin_call_seconds_count");
+    let seconds = sum(&metrics, "carillon_plugin_call_seconds_sum");
+    match calls > 0.0 {
+        true => (Some(calls as u64), Some(seconds / calls * 1e6)),
+        false => (None, None),
+    }
+}
+
+/// The sum over all series of a metric, in Prometheus' text format.
+fn sum(metrics: &str, name: &str) -> f64 {
+    let values = metrics.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+    values.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+/// The most memory this process ever had, where the kernel tells.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn series_of_a_metric_are_summed() {
+        let text = "a_sum{kind=\"delay\"} 0.5\na_sum{kind=\"x y\"} 1.5\na_sum_of_others 9\n# a_sum 7\na_count 3\n";
+        assert!((super::sum(text, "a_sum") - 2.0).abs() < 1e-9);
+        assert!((super::sum(text, "a_count") - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn linux_tells_the_peak_memory() {
+        assert!(super::peak_rss().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}

@@ -1,0 +1,135 @@
+//! `carillon doctor`: looks at everything that a server depends on, and says what to change. Exit code 1 when something
+//! must change.
+
+mod machine;
+
+use std::fmt::Display;
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::{queue, store};
+
+/// Longest wait for the store, and for the queue.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The store's clock may differ from this machine's by this much before it is worth a word: servers follow the store's.
+const SKEW: Duration = Duration::from_secs(2);
+
+/// The settings that a server would have.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// What was found, one line each.
+#[derive(Default)]
+struct Findings {
+    must_change: usize,
+}
+
+impl Findings {
+    fn ok(&self, what: &str, text: impl Display) {
+        println!("ok    {what:<9} {text}");
+    }
+
+    /// Works, but could be better.
+    fn advise(&self, what: &str, text: impl Display) {
+        println!("note  {what:<9} {text}");
+    }
+
+    /// Must be changed.
+    fn change(&mut self, what: &str, text: impl Display) {
+        self.must_change += 1;
+        println!("FIX   {what:<9} {text}");
+    }
+}
+
+/// Runs the checks.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config;
+    let mut findings = Findings::default();
+    for problem in config.problems() {
+        findings.change("settings", problem);
+    }
+    machine::data_folder(&config.data, &mut findings);
+    machine::limits(config.max_workers, &mut findings);
+    machine::egress(&config.allow_egress, &mut findings).await;
+    check_store(&config, &mut findings).await;
+    check_queue(&config, &mut findings).await;
+    match findings.must_change {
+        0 => Ok(ExitCode::SUCCESS),
+        n => {
+            println!("{n} to fix");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn check_store(config: &Config, findings: &mut Findings) {
+    if config.store.is_none() && !config.data.exists() {
+        // Looking must not make what a server would make.
+        return findings.ok("store", "the embedded SQLite; a server makes it in the data folder");
+    }
+    let clock = Arc::new(SystemClock::new());
+    let opened = in_time(store::open(&config.store_url(), 1, clock.clone())).await;
+    let store = match opened {
+        Ok(store) => store,
+        Err(problem) => return findings.change("store", format!("--store: {problem}")),
+    };
+    match store.health().await {
+        Ok(health) => {
+            findings.ok("store", format!("{}; its tables are up to date", health.server));
+            for warning in health.warnings {
+                findings.change("store", warning);
+            }
+        }
+        Err(error) => findings.change("store", error),
+    }
+    match store.now().await {
+        Ok(theirs) => {
+            let ours = clock.now();
+            let skew = ours.since(theirs).max(theirs.since(ours));
+            let text = format!("the store's differs from this machine's by {} ms", skew.as_millis());
+            if skew > SKEW {
+                findings.advise("clock", format!("{text}; servers follow the store's, but run NTP on both"));
+            } else {
+                findings.ok("clock", text);
+            }
+        }
+        Err(error) => findings.change("clock", error),
+    }
+    store.close().await;
+}
+
+async fn check_queue(config: &Config, findings: &mut Findings) {
+    let opened = in_time(queue::open(&config.queue, Arc::new(SystemClock::new()))).await;
+    let queue = match opened {
+        Ok(queue) => queue,
+        Err(problem) => return findings.change("queue", format!("--queue: {problem}")),
+    };
+    match queue.health().await {
+        Ok(health) => {
+            findings.ok("queue", format!("{}; its time is its own, servers only tell it durations", health.server));
+            for warning in health.warnings {
+                findings.change("queue", warning);
+            }
+        }
+        Err(error) => findings.change("queue", format!("{:#}", anyhow::Error::from(error))),
+    }
+}
+
+/// What `opening` opens, or why it cannot be opened, in one line.
+async fn in_time<T, E>(opening: impl Future<Output = Result<T, E>>) -> Result<T, String>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    match tokio::time::timeout(PATIENCE, opening).await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}

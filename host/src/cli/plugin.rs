@@ -1,0 +1,131 @@
+//! `carillon plugin check|push`: what an upload checks, before the upload; and the upload.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::bad_input;
+use super::client::{Api, problem};
+use crate::plugins::{PluginHost, PluginLimits};
+
+/// What to do with a plugin.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Check a component as an upload would: world, imports, limits, description, and how long a call takes.
+    Check(Check),
+    /// Upload a component to a server.
+    Push(Push),
+}
+
+/// What is checked.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// The component, a .wasm file.
+    file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is uploaded, and where to.
+#[derive(Debug, clap::Args)]
+pub struct Push {
+    /// The component, a .wasm file.
+    file: PathBuf,
+    /// The server.
+    #[arg(long, env = "CARILLON_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// An API token with the scope to upload plugins.
+    #[arg(long, env = "CARILLON_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Use it from the next message on.
+    #[arg(long)]
+    activate: bool,
+}
+
+/// Runs the command.
+pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Check(args) => check(args).await,
+        Command::Push(args) => push(args).await,
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Bytes> {
+    std::fs::read(path).map(Bytes::from).map_err(|error| bad_input(format!("{}: {error}", path.display())))
+}
+
+async fn check(args: Check) -> anyhow::Result<ExitCode> {
+    let bytes = read(&args.file)?;
+    let host = PluginHost::new(PluginLimits::default(), None)?;
+    let size = bytes.len();
+    let inspected = host
+        .inspect(bytes)
+        .await
+        .map_err(|refusal| bad_input(format!("{}: {}: {}", args.file.display(), refusal.code, refusal.detail)))?;
+    if args.json {
+        let report = serde_json::json!({
+            "kind": inspected.kind,
+            "info": inspected.info,
+            "imports": inspected.imports,
+            "digest": inspected.digest,
+            "bytes": size,
+            "compile_ms": inspected.compile_ms,
+            "instantiate_us": inspected.instantiate_us,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}", args.file.display());
+    println!("  name     {} {}", inspected.info.name, inspected.info.version);
+    println!("  summary  {}", inspected.info.summary);
+    println!("  kind     {}", inspected.kind.as_str());
+    println!("  size     {} KiB", size.div_ceil(1024));
+    println!("  digest   {}", inspected.digest);
+    println!(
+        "  imports  {}",
+        if inspected.imports.is_empty() { "none".to_owned() } else { inspected.imports.join(", ") }
+    );
+    println!("  compiled in {:.0} ms, an instance in {:.0} µs", inspected.compile_ms, inspected.instantiate_us);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn push(args: Push) -> anyhow::Result<ExitCode> {
+    let bytes = read(&args.file)?;
+    let token = args.token.ok_or_else(|| bad_input("--token: give an API token (or set CARILLON_TOKEN)"))?;
+    let api = Api::new("--url", &args.url, Some(token))?;
+    let uploaded = answer(&api, "/api/v1/plugins", "application/wasm", bytes).await?;
+    let text = |field: &str| uploaded.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (name, version) = (text("name"), text("version"));
+    println!("{name} {version} ({}) uploaded, sha256 {}", text("kind"), text("digest"));
+    if args.activate {
+        let path = format!("/api/v1/plugins/{name}/activate");
+        let body = serde_json::json!({"version": version}).to_string();
+        answer(&api, &path, "application/json", Bytes::from(body)).await?;
+        println!("{name} {version} is active");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Posts; what the server refuses is bad input, with its words.
+async fn answer(api: &Api, path: &str, content_type: &str, body: Bytes) -> anyhow::Result<Value> {
+    let answer = api.call("POST", path, content_type, body).await?;
+    match answer.status {
+        200..300 => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
+        status @ (400..500) => Err(bad_input(format!("the server refused it ({status}): {}", problem(&answer.body)))),
+        status => bail!("the server failed ({status}): {}", problem(&answer.body)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_tours_plugin_is_the_example() {
+        let readme = include_str!("../../../README.md");
+        let example = include_str!("../../../examples/plugins/rust-greeting/src/lib.rs");
+        assert!(readme.contains(example), "README.md shows another plugin than examples/plugins/rust-greeting");
+    }
+}

@@ -1,0 +1,174 @@
+//! The heartbeat: several times a second a server says that it lives, hears who else does, follows the store's clock,
+//! takes its share of the workers, and reloads what changed anywhere in the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SystemClock;
+use crate::config::Role;
+use crate::core::{Alarm, Core};
+use crate::fleet::Fleet;
+use crate::queue::Wake;
+use crate::recovery;
+use crate::store::{Heartbeat, HostRow, Revisions};
+use crate::workers::Pool;
+
+/// The heartbeat of a server.
+pub struct Cluster {
+    core: Core,
+    fleet: Arc<Fleet>,
+    pool: Option<Arc<Pool>>,
+    clock: Arc<SystemClock>,
+    name: String,
+}
+
+/// What was loaded last.
+#[derive(Default)]
+struct Seen {
+    revisions: Option<Revisions>,
+    servers: Vec<HostRow>,
+}
+
+impl Cluster {
+    /// A heartbeat; `pool` is absent on servers without workers.
+    pub fn new(core: Core, fleet: Arc<Fleet>, pool: Option<Arc<Pool>>, clock: Arc<SystemClock>) -> Self {
+        let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned();
+        Self { core, fleet, pool, clock, name }
+    }
+
+    /// Beats until `stop`, and leaves the cluster at the end.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut alarm = Alarm::new(&*self.core.queue, &[Wake::Changed], stop);
+        let pause = Duration::from_millis(self.core.config.heartbeat_ms);
+        let mut seen = Seen::default();
+        loop {
+            if let Err(error) = self.beat(&mut seen).await {
+                tracing::warn!(error = format!("{error:#}"), "the heartbeat failed; trying again");
+            }
+            if !alarm.sleep(pause).await {
+                return;
+            }
+        }
+    }
+
+    /// Removes this server from the list: the last thing that a server does.
+    pub async fn leave(&self) {
+        if let Err(error) = self.core.store.leave(self.core.host).await {
+            tracing::debug!(error = %error, "this server stays on the list until its heartbeat is old");
+        }
+    }
+
+    /// Loads everything once, before the loops start.
+    ///
+    /// # Errors
+    /// When store or queue are away.
+    pub async fn first_beat(&self) -> anyhow::Result<()> {
+        self.beat(&mut Seen::default()).await?;
+        self.core.queue.max_workers(self.core.config.max_workers, true).await?;
+        Ok(())
+    }
+
+    async fn beat(&self, seen: &mut Seen) -> anyhow::Result<()> {
+        let asked = self.core.clock.monotonic();
+        let store_now = self.core.store.now().await?;
+        self.clock.follow(store_now, self.core.clock.monotonic().saturating_sub(asked));
+
+        let beat = Heartbeat {
+            host: self.core.host,
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            roles: self.core.config.roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(","),
+            active_workers: self.pool.as_ref().map_or(0, |p| p.active()),
+        };
+        let hosts = self.core.store.heartbeat(&beat, self.core.clock.now(), self.core.config.alive()).await?;
+        self.fleet.set_hosts(hosts.clone());
+        self.reload(seen).await?;
+        self.share(seen, hosts).await;
+
+        if self.core.queue.ensure_generation().await? {
+            tracing::info!("the queue is new or lost its data; filling it from the store");
+            self.core.wake(Wake::Processor).await;
+        }
+        if self.fleet.take_finals() {
+            for id in self.core.store.complete_campaigns(self.core.clock.now()).await? {
+                tracing::info!(campaign.id = %id, "a campaign is complete");
+            }
+        }
+        if self.fleet.refresh_windows() {
+            self.core.wake(Wake::Processor).await;
+        }
+        Ok(())
+    }
+
+    async fn reload(&self, seen: &mut Seen) -> anyhow::Result<()> {
+        let now = self.core.store.revisions().await?;
+        let before = seen.revisions;
+        let moved = |of: fn(&Revisions) -> i64| before.is_none_or(|b| of(&b) != of(&now));
+        if moved(|r| r.plugins) {
+            self.core.plugins.reload(&*self.core.store).await?;
+        }
+        if moved(|r| r.devices) {
+            self.fleet.reload_devices().await?;
+            self.core.wake(Wake::Processor).await;
+        }
+        if moved(|r| r.suppressions) {
+            self.fleet.reload_suppressions().await?;
+        }
+        if moved(|r| r.runs) || moved(|r| r.plugins) {
+            if self.fleet.reload_runs().await? {
+                self.core.wake(Wake::Processor).await;
+            }
+            self.after_runs().await?;
+        }
+        // Only now: what failed to load above is loaded again by the next beat.
+        seen.revisions = Some(now);
+        Ok(())
+    }
+
+    /// What new knowledge of the runs calls for.
+    async fn after_runs(&self) -> anyhow::Result<()> {
+        let runs = self.fleet.runs();
+        if let Some(pool) = &self.pool {
+            pool.runs_changed(&runs);
+        }
+        for (run, reason) in &runs.broken {
+            if crate::workers::breakers::pause_run(&self.core, run, reason).await? {
+                tracing::warn!(run.key = %run.key, reason, "a campaign was paused");
+            }
+        }
+        if self.core.config.has(Role::Recovery) {
+            recovery::close_pending(&self.core).await?;
+        }
+        Ok(())
+    }
+
+    /// Divides the cluster's limit evenly over the servers with workers. A server takes a larger share only when two beats
+    /// have shown it the same servers, so that one that leaves has stopped before the others take over, and one that
+    /// comes waits until the others have made room.
+    async fn share(&self, seen: &mut Seen, hosts: Vec<HostRow>) {
+        let active: u32 = hosts.iter().map(|h| h.active_workers).sum();
+        let limit = async {
+            self.core.queue.set_active_workers(active).await?;
+            self.core.queue.max_workers(self.core.config.max_workers, false).await
+        };
+        let limit = match limit.await {
+            Ok(limit) => limit.max(1),
+            Err(error) => {
+                tracing::debug!(error = %error, "the workers keep their share");
+                return;
+            }
+        };
+        let stable = hosts.len() == 1
+            || (hosts.len() == seen.servers.len() && hosts.iter().zip(&seen.servers).all(|(a, b)| a.host == b.host));
+        seen.servers = hosts;
+        if let Some(pool) = &self.pool {
+            let (place, servers) = self.fleet.place(Role::Workers.as_str());
+            let share = limit / servers + u32::from(place < limit % servers);
+            if stable || share < pool.share() {
+                pool.set_share(share);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Loop 2: pending messages move to the devices' queues, in the order in which they should be sent, a window at a time.
+//!
+//! Two ways lead to a device's queue. The quick one: workers report a queue that runs low, and it is filled at once.
+//! The sure one: every few seconds (and after each wake-up) all devices with ready messages are walked through, which
+//! also fills a queue that lost its data. Adding is idempotent, so neither way needs to know of the other.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::{Alarm, Core};
+use crate::fleet::Fleet;
+use crate::id::DeviceNo;
+use crate::queue::{Enqueue, InitialPace, Wake};
+use crate::workers::pacing::LAZY;
+
+/// Devices walked through in one statement.
+const PAGE: u32 = 1000;
+/// Deferred messages made ready in one statement.
+const PROMOTE: u32 = 1000;
+/// How long the processor rests at least between two walks, so that a burst of wake-ups costs one.
+const REST: Duration = Duration::from_millis(100);
+
+/// Devices whose queues run low; bounded by the number of devices.
+#[derive(Default)]
+pub struct Requests {
+    low: Mutex<HashSet<DeviceNo>>,
+    /// Devices whose whole backlog is in their queue: filling them would find nothing new until something changes.
+    exhausted: Mutex<HashMap<DeviceNo, u32>>,
+    notify: Notify,
+}
+
+impl Requests {
+    /// A device's queue is down to `depth` messages.
+    pub fn request(&self, device: DeviceNo, _depth: u32) {
+        if self.exhausted.lock().contains_key(&device) {
+            return;
+        }
+        if self.low.lock().insert(device) {
+            self.notify.notify_one();
+        }
+    }
+
+    fn take(&self) -> Vec<DeviceNo> {
+        std::mem::take(&mut *self.low.lock()).into_iter().collect()
+    }
+}
+
+/// The processor of a server.
+pub struct Processor {
+    core: Core,
+    fleet: Arc<Fleet>,
+    requests: Arc<Requests>,
+}
+
+impl Processor {
+    /// A processor that hears of low queues through `requests`.
+    pub fn new(core: Core, fleet: Arc<Fleet>, requests: Arc<Requests>) -> Self {
+        Self { core, fleet, requests }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut alarm = Alarm::new(&*self.core.queue, &[Wake::Processor], stop.clone());
+        let interval = Duration::from_millis(self.core.config.processor_interval_ms);
+        let quick = tokio::spawn(self.clone().quick_loop(stop));
+        loop {
+            let wait = match self.walk().await {
+                Ok(next_due) => next_due.map_or(interval, |d| d.clamp(REST, interval)),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "queues were not filled; trying again");
+                    Duration::from_millis(500).min(interval)
+                }
+            };
+            tokio::time::sleep(REST.min(interval)).await;
+            if !alarm.sleep(wait).await {
+                break;
+            }
+        }
+        if let Err(error) = quick.await {
+            tracing::error!(error = %error, "the processor's quick way failed");
+        }
+    }
+
+    /// Fills the queues that workers reported as low.
+    async fn quick_loop(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.requests.notify.notified() => {}
+            }
+            let low = self.requests.take();
+            for batch in low.chunks(self.batch()) {
+                if let Err(error) = self.fill(batch).await {
+                    // The walk finds them again.
+                    tracing::debug!(error = format!("{error:#}"), "low queues were not filled");
+                }
+            }
+        }
+    }
+
+    /// Makes due messages ready, then walks through every device with ready messages and fills the queues that are not
+    /// full. Returns when the next deferred message is due.
+    ///
+    /// # Errors
+    /// When store or queue are away.
+    pub async fn walk(&self) -> anyhow::Result<Option<Duration>> {
+        self.fleet.refresh_windows();
+        self.requests.exhausted.lock().clear();
+        let next_due = loop {
+            let now = self.core.clock.now();
+            let (devices, next) = self.core.store.promote_due(now, PROMOTE).await?;
+            if devices.is_empty() || next.is_none_or(|at| at > now) {
+                break next.map(|at| at - now);
+            }
+        };
+        // Several servers share the walk; each takes its part of the devices.
+        let (place, servers) = self.fleet.place("processor");
+        let mut after = None;
+        loop {
+            let page = self.core.store.devices_with_ready(after, PAGE).await?;
+            after = page.last().copied();
+            let mine: Vec<_> = page
+                .iter()
+                .copied()
+                .filter(|no| no.0.unsigned_abs() % servers == place)
+                .collect();
+            for batch in mine.chunks(self.batch()) {
+                self.fill_where_low(batch).await?;
+            }
+            if page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
+                return Ok(next_due);
+            }
+        }
+    }
+
+    async fn fill_where_low(&self, devices: &[DeviceNo]) -> anyhow::Result<()> {
+        let known = self.fleet.devices(devices).await?;
+        let (nos, ids): (Vec<_>, Vec<_>) =
+            known.values().filter(|d| d.is_available()).map(|d| (d.no, d.spec.id.clone())).unzip();
+        let depths = self.core.queue.depths(&ids).await?;
+        let low: Vec<_> = nos
+            .into_iter()
+            .zip(depths)
+            .filter(|(_, depth)| depth.queued <= self.core.config.window / 2)
+            .map(|(no, _)| no)
+            .collect();
+        if low.is_empty() { Ok(()) } else { self.fill(&low).await }
+    }
+
+    async fn fill(&self, devices: &[DeviceNo]) -> anyhow::Result<()> {
+        let runs = self.fleet.runs();
+        if runs.ranked().is_empty() {
+            return Ok(());
+        }
+        let window = self.core.config.window;
+        let found = self.core.store.top_up(devices, runs.ranked(), window).await?;
+        let known = self.fleet.devices(devices).await?;
+        let now = self.core.clock.now();
+        let mut batch = Vec::with_capacity(found.len());
+        {
+            let mut exhausted = self.requests.exhausted.lock();
+            let with_work: HashMap<_, _> = found.iter().map(|t| (t.device, t.messages.len())).collect();
+            for no in devices {
+                let ready = with_work.get(no).copied().unwrap_or(0);
+                if ready < usize::try_from(window).unwrap_or(usize::MAX) {
+                    exhausted.insert(*no, u32::try_from(ready).unwrap_or(u32::MAX));
+                }
+            }
+        }
+        for top_up in found {
+            let Some(device) = known.get(&top_up.device).filter(|d| d.is_available()) else { continue };
+            // A pace that the queue lost is known to within what is saved lazily.
+            let initial = top_up.pace.map_or_else(InitialPace::default, |saved| InitialPace {
+                next_in: saved.next_at.since(now).max(LAZY),
+                pace: saved.pace,
+            });
+            batch.push(Enqueue { device: device.spec.id.clone(), messages: top_up.messages, initial });
+        }
+        if !batch.is_empty() {
+            self.core.queue.enqueue(&batch).await?;
+            self.core.wake(Wake::Workers).await;
+        }
+        Ok(())
+    }
+
+    fn batch(&self) -> usize {
+        usize::try_from(self.core.config.batch.max(1)).unwrap_or(1)
+    }
+}

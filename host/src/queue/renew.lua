@@ -1,0 +1,9 @@
+-- Extends a lease. KEYS: device. ARGV: token, lease (ms). Returns 1, or 0 when the lease is another's or was released.
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local d = redis.call('HMGET', KEYS[1], 'token', 'until')
+if d[1] ~= ARGV[1] or d[2] == '0' then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'until', string.format('%.0f', math.max(tonumber(d[2]), now + ARGV[2])))
+return 1

@@ -1,0 +1,111 @@
+//! Plugin versions and which of them are active.
+
+use super::*;
+
+macro_rules! version_columns {
+    ($rest:literal) => {
+        concat!(
+            "SELECT v.no, v.name, v.version, v.kind, v.digest, v.size, v.info, v.imports, v.uploaded_at,
+                    coalesce(p.active_no = v.no, FALSE) AS active
+             FROM plugin_versions v JOIN plugins p ON p.name = v.name ",
+            $rest
+        )
+    };
+}
+
+pub(super) async fn put_plugin(pg: &Postgres, new: &NewPluginVersion, activate: bool, now: Time) -> Result<Stored> {
+    let mut tx = pg.begin().await?;
+    let info = &new.info;
+    pg.sql("INSERT INTO plugins (name, kind) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+        .bind(&info.name)
+        .bind(new.kind.as_str())
+        .execute(&mut *tx)
+        .await?;
+    let kind: String =
+        pg.scalar("SELECT kind FROM plugins WHERE name = $1 FOR UPDATE").bind(&info.name).fetch_one(&mut *tx).await?;
+    if kind != new.kind.as_str() {
+        return Err(StoreError::Conflict(format!("the name {} belongs to a plugin of kind {kind}", info.name)));
+    }
+    let known: Option<(i32, Vec<u8>)> = pg
+        .rows("SELECT no, digest FROM plugin_versions WHERE name = $1 AND version = $2")
+        .bind(&info.name)
+        .bind(&info.version)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let is_new = known.is_none();
+    let no: i32 = match known {
+        Some((_, digest)) if digest != new.digest.0 => {
+            return Err(StoreError::Conflict(format!("{} {} exists with other bytes", info.name, info.version)));
+        }
+        Some((no, _)) => no,
+        None => {
+            pg.scalar(
+                "INSERT INTO plugin_versions (name, version, kind, digest, size, info, imports, uploaded_at, bytes)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING no",
+            )
+            .bind(&info.name)
+            .bind(&info.version)
+            .bind(new.kind.as_str())
+            .bind(new.digest.0.as_slice())
+            .bind(i64::try_from(new.bytes.len()).unwrap_or(i64::MAX))
+            .bind(rows::to_json(info)?)
+            .bind(rows::to_json(&new.imports)?)
+            .bind(now.as_ms())
+            .bind(new.bytes.as_ref())
+            .fetch_one(&mut *tx)
+            .await?
+        }
+    };
+    if activate {
+        pg.sql("UPDATE plugins SET active_no = $2 WHERE name = $1").bind(&info.name).bind(no).execute(&mut *tx).await?;
+    }
+    let version = version(pg, &mut tx, no).await?;
+    if is_new || activate {
+        pg.bump(&mut tx, "plugins").await?;
+    }
+    pg.commit(tx).await?;
+    Ok(if is_new { Stored::New(version) } else { Stored::Same(version) })
+}
+
+async fn version(pg: &Postgres, tx: &mut Tx, no: i32) -> Result<PluginVersion> {
+    let found: rows::PluginSql = pg.rows(version_columns!("WHERE v.no = $1")).bind(no).fetch_one(&mut **tx).await?;
+    found.read()
+}
+
+pub(super) async fn activate_plugin(
+    pg: &Postgres,
+    name: &str,
+    version_name: &str,
+    _now: Time,
+) -> Result<Option<PluginVersion>> {
+    let mut tx = pg.begin().await?;
+    let no: Option<i32> = pg
+        .scalar(
+            "UPDATE plugins p SET active_no = v.no FROM plugin_versions v
+             WHERE p.name = $1 AND v.name = $1 AND v.version = $2 RETURNING v.no",
+        )
+        .bind(name)
+        .bind(version_name)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(no) = no else { return Ok(None) };
+    let version = version(pg, &mut tx, no).await?;
+    pg.bump(&mut tx, "plugins").await?;
+    pg.commit(tx).await?;
+    Ok(Some(version))
+}
+
+pub(super) async fn plugins(pg: &Postgres) -> Result<Vec<PluginVersion>> {
+    pg.rows(version_columns!("ORDER BY v.name, v.no DESC"))
+        .fetch_all(&pg.pool)
+        .await?
+        .into_iter()
+        .map(rows::PluginSql::read)
+        .collect()
+}
+
+pub(super) async fn plugin_bytes(pg: &Postgres, no: VersionNo) -> Result<Option<Bytes>> {
+    let bytes: Option<Vec<u8>> =
+        pg.scalar("SELECT bytes FROM plugin_versions WHERE no = $1").bind(no.0).fetch_optional(&pg.pool).await?;
+    Ok(bytes.map(Bytes::from))
+}

@@ -1,0 +1,156 @@
+//! Messages whose worker is gone: what becomes of them is read from the store, never guessed from the queue.
+
+use std::time::Duration;
+
+use crate::campaign::RunOwner;
+use crate::core::Core;
+use crate::device::Device;
+use crate::fleet::LiveRun;
+use crate::id::{DeviceNo, MessageId};
+use crate::message::{AdvanceTo, EnrolmentAdvance, InFlight, MessageStatus, Reason, Settled, Settlement};
+use crate::queue::Disposal;
+use crate::store::StoreError;
+use crate::workers::Pool;
+use crate::workers::leases::Leases;
+use crate::workers::verdict::Facts;
+
+/// The former owner of a device's lease died (or was stopped for so long that it lost it) with these messages in
+/// processing: settles what it left behind and gives the device back. When anything fails the lease runs out once more.
+pub async fn adopt(pool: &Pool, device: &Device, token: i64, messages: &[MessageId]) {
+    match try_adopt(pool, device, token, messages).await {
+        Ok(()) => tracing::info!(device.id = %device.spec.id, messages = messages.len(), "took over a device"),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), device.id = %device.spec.id, "a device was not taken over yet");
+        }
+    }
+}
+
+async fn try_adopt(pool: &Pool, device: &Device, token: i64, messages: &[MessageId]) -> anyhow::Result<()> {
+    let core = &pool.core;
+    for left in core.store.in_flight(Some(device.no), None, 10, core.clock.now(), core.config.alive()).await? {
+        if left.token < token && !pool.sending.leases.works_on(left.message) {
+            settle(pool, &left).await?;
+        }
+    }
+    let mut disposals = Vec::with_capacity(messages.len());
+    for message in messages {
+        let status = core.store.message(*message).await?.map(|row| (row.status, row.due_at));
+        let disposal = match (status, pool.sending.fleet.runs().get(message.run())) {
+            (Some((MessageStatus::Pending, None)), Some(run)) => Disposal::PutBack(run.run.rank()),
+            _ => Disposal::Drop,
+        };
+        disposals.push((*message, disposal));
+    }
+    // The dead owner may have sent and settled without telling the queue: its pace is in the store.
+    if let Some(saved) = core.store.saved_paces(&[device.no]).await?.into_iter().next() {
+        let wait = saved.1.next_at.since(core.clock.now()).max(crate::workers::pacing::LAZY);
+        core.queue.hold(std::slice::from_ref(&device.spec.id), wait).await?;
+    }
+    core.queue.adopt(&device.spec.id, token, &disposals).await?;
+    Ok(())
+}
+
+/// The store says that another message of the device is being sent. If nobody can be at it any more, it is settled.
+pub async fn free_device(pool: &Pool, device: DeviceNo) {
+    let core = &pool.core;
+    let freed = async {
+        for left in core.store.in_flight(Some(device), None, 10, core.clock.now(), core.config.alive()).await? {
+            if is_abandoned(core, &pool.sending.leases, &left) {
+                settle(pool, &left).await?;
+            }
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = freed.await {
+        tracing::debug!(error = %error, device.no = %device, "a busy device was not looked at");
+    }
+}
+
+/// Whether no worker can be sending the message any more: its server is dead, or it is this one and does not know of
+/// it, or it began so long ago that its time-out and its lease have both passed.
+pub fn is_abandoned(core: &Core, leases: &Leases, left: &InFlight) -> bool {
+    let age = core.clock.now() - left.started_at;
+    if left.host == core.host {
+        return !leases.works_on(left.message) && age > SETTLING;
+    }
+    // An in-process queue has one process: any other that the store remembers has ended.
+    if core.queue.kind() == "memory" || !left.host_alive {
+        return true;
+    }
+    age > core.config.send_timeout() + core.config.lease() * 2
+}
+
+/// How long this server's own message may be between its worker's end and its settlement.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// Settles an abandoned message by its run's policy: it may or may not have been sent.
+///
+/// # Errors
+/// When the store is away.
+pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
+    let core = &pool.core;
+    let now = core.clock.now();
+    let runs = pool.sending.fleet.runs();
+    let loaded;
+    let plan = match runs.get(left.message.run()) {
+        Some(live) => &live.run.plan,
+        None => {
+            let Some(run) = core.store.run(left.message.run()).await? else { return Ok(()) };
+            loaded = run;
+            &loaded.plan
+        }
+    };
+    let recipient = crate::message::Recipient { address: String::new(), locale: None, zone: None, variables: Vec::new() };
+    let facts = Facts {
+        retry: &plan.retry,
+        delivery: plan.delivery,
+        provider_deduplicates: core.plugins.by_no(left.sender).is_some_and(|p| p.info.can("provider-deduplicates")),
+        failures: left.failures,
+        recipient: &recipient,
+        channel: "",
+        now,
+        random: rand::random(),
+    };
+    let verdict = facts.ambiguous(Reason::new("interrupted", "the server that sent it ended before the answer was kept"));
+    let live = runs.get(left.message.run());
+    let settlement = Settlement {
+        message: left.message,
+        device: left.device,
+        token: left.token,
+        attempt: left.attempt,
+        sequence: live.and_then(|l| advance(l, &verdict.settled, now)),
+        outcome: verdict.settled,
+        started_at: left.started_at,
+        finished_at: now,
+        pace: None,
+        suppress: None,
+    };
+    let applied = core.store.settle(std::slice::from_ref(&settlement)).await?;
+    if applied.first() == Some(&true) {
+        pool.metrics.settled(std::slice::from_ref(&settlement), &applied);
+        pool.sending.fleet.note_final();
+        tracing::info!(message.id = %left.message, host = %left.host, "settled an interrupted message");
+    }
+    Ok(())
+}
+
+/// What a settled message means for the enrolment that it belongs to.
+pub fn advance(run: &LiveRun, settled: &Settled, now: crate::clock::Time) -> Option<EnrolmentAdvance> {
+    let RunOwner::Step { .. } = run.run.owner else { return None };
+    let step = run.step?;
+    let to = match settled {
+        Settled::Sent { .. } => next(step.next_offset, now),
+        Settled::Failed(reason) if reason.code == "opted-out" => AdvanceTo::Exited("opted-out".to_owned()),
+        // A message that cannot arrive does not stop the ones after it, unless the address itself is dead.
+        Settled::Failed(reason) if reason.code == "recipient-invalid" => AdvanceTo::Exited("recipient-invalid".to_owned()),
+        Settled::Failed(_) | Settled::Expired => next(step.next_offset, now),
+        Settled::Suppressed => AdvanceTo::Exited("suppressed".to_owned()),
+        // Nobody knows whether it was sent: the next step waits until somebody does.
+        Settled::Unknown(_) | Settled::Retry { .. } | Settled::Released => return None,
+    };
+    Some(EnrolmentAdvance { sequence: step.sequence, step: step.step, to })
+}
+
+fn next(offset: Option<Duration>, now: crate::clock::Time) -> AdvanceTo {
+    offset.map_or(AdvanceTo::Completed, |offset| AdvanceTo::NextStep(now.plus(offset)))
+}

@@ -1,0 +1,100 @@
+//! When a device may send next: what its delay strategy says, clamped by what no plugin can bypass. No I/O but the
+//! plugin's call.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::device::{Caps, Device, LastOutcome, Pace};
+use crate::fleet::LiveRun;
+use crate::plugins::{CallContext, DeviceFacts, PaceFacts, PluginFault};
+
+/// The longest state that a delay strategy may keep, in bytes.
+const MAX_STATE: usize = 4096;
+
+/// A device's pace after a send.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paced {
+    /// How long it waits.
+    pub wait: Duration,
+    /// Its limiter's memory.
+    pub pace: Pace,
+    /// Whether the pace must reach the store with the settlement: losing it could let the device send too early.
+    pub must_last: bool,
+}
+
+/// What the delay strategy needs to know about the send.
+#[derive(Debug, Clone, Copy)]
+pub struct Send<'a> {
+    /// The device.
+    pub device: &'a Device,
+    /// What it came to.
+    pub outcome: LastOutcome,
+    /// Messages left on the device.
+    pub backlog: u32,
+    /// Characters of the message.
+    pub text_length: u32,
+    /// When it ended.
+    pub now: Time,
+    /// Uniform over all u32.
+    pub random: u32,
+}
+
+/// Counts the send and asks the run's delay strategy how long the device waits. A strategy that fails costs the campaign's
+/// longest delay, not its pace: the fault is returned beside it.
+pub async fn after_send(run: &LiveRun, mut pace: Pace, send: Send<'_>) -> (Paced, Option<PluginFault>) {
+    let first = pace.first_day.is_none();
+    pace.count(send.now);
+    pace.last_outcome = send.outcome;
+    pace.failures_in_a_row = match send.outcome {
+        LastOutcome::Sent | LastOutcome::None => 0,
+        LastOutcome::Retried | LastOutcome::Failed | LastOutcome::Throttled => pace.failures_in_a_row.saturating_add(1),
+    };
+    let limits = &run.run.plan.delay;
+    let context = CallContext { config: run.delay.config.clone(), now: send.now, random: send.random };
+    let state = pace.states.get(&run.run.key).cloned().unwrap_or_default();
+    let (asked, fault) = match run.delay.plugin.next_delay(&context, facts(run, &pace, &send), &state).await {
+        Ok(next) => {
+            if next.state.len() <= MAX_STATE {
+                pace.keep_state(run.run.key, next.state);
+            }
+            (Duration::try_from_secs_f64(next.delay_ms / 1000.0).unwrap_or(Duration::MAX), None)
+        }
+        // Waiting too long does no harm; sending too early may.
+        Err(fault) => (Duration::from_millis(limits.max_ms.min(FAULT_DELAY_MS)), Some(fault)),
+    };
+    let delay = asked.clamp(Duration::from_millis(limits.min_ms), Duration::from_millis(limits.max_ms));
+    pace.last_delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    let wait = delay.max(pace.capped_for(&send.device.spec.caps, send.now));
+    let must_last = first || must_last(wait, &send.device.spec.caps) || !pace.states.is_empty();
+    (Paced { wait, pace, must_last }, fault)
+}
+
+/// How long a device waits when its delay strategy fails, unless the campaign's longest delay is shorter.
+const FAULT_DELAY_MS: u64 = 60_000;
+
+/// Paces under this are saved about once a second and made good by waiting this long after a loss.
+pub const LAZY: Duration = Duration::from_secs(1);
+
+/// Whether losing a wait could let a device send too early, given that one whose pace is not known waits [`LAZY`].
+pub fn must_last(wait: Duration, caps: &Caps) -> bool {
+    wait >= LAZY || caps.any()
+}
+
+fn facts(run: &LiveRun, pace: &Pace, send: &Send<'_>) -> PaceFacts {
+    let zone = run.run.plan.window.as_ref().map_or("UTC", |w| w.zone.as_str());
+    let local = send.now.to_timestamp().in_tz(zone).map(|z| z.time()).unwrap_or_default();
+    PaceFacts {
+        device: DeviceFacts::of(send.device),
+        minute_of_day: u32::try_from(i32::from(local.hour()) * 60 + i32::from(local.minute())).unwrap_or(0),
+        sent_this_minute: pace.in_minute,
+        sent_this_hour: pace.in_hour,
+        sent_today: pace.in_day,
+        age_days: pace.age_days(send.now),
+        failures_in_a_row: pace.failures_in_a_row,
+        last_delay_ms: pace.last_delay_ms as f64,
+        last_outcome: send.outcome,
+        backlog: send.backlog,
+        text_length: send.text_length,
+        attributes: Vec::new(),
+    }
+}

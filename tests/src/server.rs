@@ -1,0 +1,157 @@
+//! A real `carillon serve` as a process of its own: started on a free port, killed when it goes out of scope.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::wait::eventually;
+
+/// The admin token of every test server.
+pub const TOKEN: &str = "test-admin-token-0123456789";
+
+/// How a server is started; the same values start it again on the same data.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The data folder.
+    pub data: PathBuf,
+    /// More settings, as environment variables.
+    pub env: Vec<(String, String)>,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl Setup {
+    /// SQLite and the in-process queue in `data`; loopback is open to senders where `sinks` listen.
+    pub fn embedded(data: &Path, sinks: &[u16]) -> Self {
+        let setup = Self { data: data.to_owned(), env: Vec::new(), port: free_port() };
+        setup.with("CARILLON_ALLOW_EGRESS", sinks.iter().map(|p| format!("127.0.0.1:{p}")).collect::<Vec<_>>().join(","))
+    }
+
+    /// PostgreSQL and Redis.
+    pub fn cluster(data: &Path, store: &str, queue: &str, sinks: &[u16]) -> Self {
+        Self::embedded(data, sinks).with("CARILLON_STORE", store).with("CARILLON_QUEUE", queue)
+    }
+
+    /// With another setting.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Starts the server and waits until it is ready.
+    pub async fn start(&self) -> Server {
+        let server = self.spawn();
+        eventually("the server is ready", Duration::from_secs(60), || async {
+            matches!(server.client.get("/readyz").await, Ok((200, _)))
+        })
+        .await;
+        server
+    }
+
+    /// Starts the server without waiting.
+    pub fn spawn(&self) -> Server {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("the log can be written");
+        // The kernel kills the server when this process ends, however it ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(binary())
+            .arg("serve")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("CARILLON_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("CARILLON_DATA", &self.data)
+            .env("CARILLON_ADMIN_TOKEN", TOKEN)
+            .env("CARILLON_LOG", std::env::var("CARILLON_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("carillon starts");
+        Server { child, client: Client::new(self.port, TOKEN), setup: self.clone() }
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.data.join(format!("server-{}.log", self.port))
+    }
+}
+
+/// The built program: beside the folder of the test binary.
+pub fn binary() -> PathBuf {
+    let tests = std::env::current_exe().expect("a path");
+    let profile = tests.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let binary = profile.join("carillon");
+    assert!(binary.exists(), "{} is missing: tests/run builds it first", binary.display());
+    binary
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    /// A client with the admin token.
+    pub client: Client,
+    /// How it was started.
+    pub setup: Setup,
+}
+
+impl Server {
+    /// SIGKILL, at once.
+    pub fn kill(&mut self) {
+        let _gone_already = self.child.kill();
+        let _status = self.child.wait();
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub async fn terminate(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(sent.success());
+        eventually("the server has ended", Duration::from_secs(60), || {
+            let ended = self.child.try_wait().ok().flatten().is_some();
+            async move { ended }
+        })
+        .await;
+        self.child.wait().ok().and_then(|s| s.code())
+    }
+
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.setup.log_file()).unwrap_or_default()
+    }
+
+    /// Posts JSON and expects a success.
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.client.post(path, body).await.expect("the server answers");
+        assert!((200..300).contains(&status), "POST {path}: {status} {answer}");
+        answer
+    }
+
+    /// Gets JSON and expects a success.
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.client.get(path).await.expect("the server answers");
+        assert!((200..300).contains(&status), "GET {path}: {status} {answer}");
+        answer
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,178 @@
+//! The command line as a user meets it: the built program, its output and its exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use carillon_tests::server::{Setup, binary, free_port};
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn carillon() -> Command {
+    let mut command = Command::new(binary());
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("carillon runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Copies the rehearsal with its audience and devices, changed by `edit`.
+fn rehearsal(folder: &Path, edit: impl Fn(String) -> String) -> PathBuf {
+    let read = |path: &str| std::fs::read_to_string(root().join("examples").join(path)).expect("an example");
+    std::fs::write(folder.join("friends.csv"), read("audiences/friends.csv")).expect("written");
+    std::fs::write(folder.join("phones.csv"), read("devices/phones.csv")).expect("written");
+    let text = read("campaigns/rehearsal.toml").replace("../audiences/", "").replace("../devices/", "");
+    let file = folder.join("rehearsal.toml");
+    std::fs::write(&file, edit(text)).expect("written");
+    file
+}
+
+#[test]
+fn bad_input_exits_2_with_one_line_that_names_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let unknown = rehearsal(folder.path(), |text| text.replace("[sender]", "[sendr]"));
+    let unknown = unknown.to_str().expect("UTF-8");
+    for (args, names) in [
+        (vec!["serve", "--window", "1"], "--window"),
+        (vec!["serve", "--store", "mysql://x"], "--store"),
+        (vec!["campaign", "run", unknown], "rehearsal.toml:"),
+        (vec!["plugin", "check", unknown], "rehearsal.toml"),
+        (vec!["plugin", "push", unknown, "--url", "nowhere", "--token", "x"], "--url"),
+        (vec!["token", "list", "--data", "/does/not/exist"], "--data"),
+    ] {
+        let (code, stdout, stderr) = run(carillon().current_dir(folder.path()).args(&args));
+        assert_eq!(code, Some(2), "{args:?}: {stderr}");
+        assert!(
+            stdout.is_empty() && stderr.trim_end().lines().count() == 1 && stderr.contains(names),
+            "{args:?}: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_campaign_file_is_sent_once_however_often_it_is_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = rehearsal(folder.path(), |text| text);
+    let start = || {
+        let mut command = carillon();
+        command.arg("campaign").arg("run").arg(&file).arg("--data").arg(folder.path().join("data"));
+        command
+    };
+    // Interrupted as soon as its campaign exists, then run to its end.
+    let mut first = start().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("carillon runs");
+    let bookmark = folder.path().join("data/cli");
+    for _ in 0..3_000 {
+        if bookmark.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let sent = Command::new("kill").args(["-INT", &first.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
+    let code = first.wait().expect("it ends").code();
+    assert!(code == Some(130) || code == Some(0), "{code:?}");
+
+    let (code, first, stderr) = run(&mut start());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(first.contains("sent 6"), "{first}");
+    let (code, second, stderr) = run(&mut start());
+    assert_eq!((code, &second), (Some(0), &first), "the same campaign, not sent again: {stderr}");
+}
+
+#[test]
+fn messages_that_were_not_sent_are_told_by_the_exit_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = rehearsal(folder.path(), |text| text.replace("transient_rate = 0.1", "permanent_rate = 1"));
+    let data = folder.path().join("data");
+    let (code, stdout, stderr) = run(carillon().arg("campaign").arg("run").arg(&file).arg("--data").arg(data));
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stdout.contains("failed 6"), "{stdout}");
+}
+
+#[test]
+fn the_bench_checks_its_ledger() {
+    for sender in ["simulator", "http"] {
+        let (code, stdout, stderr) = run(carillon().args([
+            "bench",
+            "--json",
+            "--messages",
+            "600",
+            "--devices",
+            "60",
+            "--delay-ms",
+            "20..30",
+            "--sender",
+            sender,
+        ]));
+        assert_eq!(code, Some(0), "{stdout}{stderr}");
+        let report: Value = serde_json::from_str(&stdout).expect("one JSON object");
+        assert_eq!(report["ok"], true, "{report}");
+        assert_eq!(
+            report["counts"]["sent"].as_u64().unwrap_or(0) + report["counts"]["delivered"].as_u64().unwrap_or(0),
+            600
+        );
+        for none in ["duplicates", "losses", "order_violations", "early"] {
+            assert_eq!(report[none], 0, "{report}");
+        }
+        assert!(report["msg_per_s"].as_f64().is_some_and(|rate| rate > 0.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_the_command_line_opens_the_api_until_it_is_revoked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Setup::embedded(folder.path(), &[]).start().await;
+    let token = |args: &[&str]| run(carillon().arg("token").args(args).arg("--data").arg(folder.path()));
+    let (code, secret, stderr) = token(&["create", "ci", "--scopes", "campaigns:read"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let client = carillon_tests::client::Client::new(server.setup.port, secret.trim());
+    assert_eq!(client.get("/api/v1/campaigns").await.expect("an answer").0, 200);
+    assert_eq!(client.get("/api/v1/devices").await.expect("an answer").0, 403);
+
+    let (_, list, _) = token(&["list"]);
+    let id = list.lines().find(|line| line.contains("  ci  ")).and_then(|line| line.split_whitespace().next());
+    let (code, _, stderr) = token(&["revoke", id.expect("the token is listed")]);
+    assert_eq!(code, Some(0), "{stderr}");
+    carillon_tests::wait::eventually("the token is refused", Duration::from_secs(10), || async {
+        matches!(client.get("/api/v1/campaigns").await, Ok((401, _)))
+    })
+    .await;
+}
+
+#[test]
+fn the_doctor_says_what_to_change() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let (code, stdout, _) = run(carillon().arg("doctor").arg("--data").arg(&data));
+    assert_eq!(code, Some(0), "{stdout}");
+    let (code, stdout, _) = run(carillon().args(["doctor", "--queue", &format!("redis://127.0.0.1:{}", free_port())]));
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("FIX   queue"), "{stdout}");
+}
+
+#[test]
+fn the_demo_replaces_a_plugin_while_it_sends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = std::fs::read_to_string(root().join("examples/demo/customers.csv")).expect("the customers");
+    let some: Vec<_> = all.lines().take(6_001).collect();
+    let recipients = folder.path().join("some.csv");
+    std::fs::write(&recipients, some.join("\n")).expect("written");
+    let (code, stdout, stderr) = run(carillon()
+        .arg("demo")
+        .arg("--data")
+        .arg(folder.path().join("data"))
+        .arg("--recipients")
+        .arg(&recipients)
+        .env("CARILLON_LISTEN", format!("127.0.0.1:{}", free_port())));
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(stdout.contains("with jinja 1.0.0") && stdout.contains("with jinja 1.1.0"), "{stdout}");
+    assert!(stdout.contains("ledger checked"), "{stdout}");
+    assert!(stderr.contains("before: Hello") && stderr.contains("after:  Bonjour"), "{stderr}");
+}

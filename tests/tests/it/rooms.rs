@@ -1,0 +1,81 @@
+//! The house rules that a compiler does not check: which module may import what, and that the two SQL backends keep step.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            rust_files(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+/// `sqlx`, `redis` and `wasmtime` stay in their rooms, and the domain does no I/O.
+#[test]
+fn libraries_stay_in_their_rooms() {
+    let src = root().join("host/src");
+    let mut files = Vec::new();
+    rust_files(&src, &mut files);
+    let rooms = [("sqlx", "store"), ("redis", "queue"), ("wasmtime", "plugins"), ("hyper_rustls", "egress")];
+    let domain = ["campaign.rs", "message.rs", "device.rs", "sequence.rs", "consent.rs", "window.rs", "plugin.rs", "id.rs"];
+    for file in files {
+        let name = file.strip_prefix(&src).expect("below src").to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&file).expect("text");
+        for (line_no, line) in text.lines().enumerate() {
+            let code = line.trim_start();
+            if code.starts_with("//") {
+                continue;
+            }
+            for (library, room) in rooms {
+                let imports = code.starts_with(&format!("use {library}::")) || code.contains(&format!(" {library}::"))
+                    || code.contains(&format!("({library}::")) || code.contains(&format!("<{library}::"));
+                let at_home = name == format!("{room}.rs") || name.starts_with(&format!("{room}/"));
+                assert!(!imports || at_home, "{name}:{}: {library} belongs into {room}", line_no + 1);
+            }
+            if domain.contains(&name.as_str()) {
+                for library in ["tokio::", "std::fs", "std::net", "crate::store", "crate::queue::", "crate::core"] {
+                    assert!(!code.starts_with(&format!("use {library}")), "{name}:{}: the domain does no I/O", line_no + 1);
+                }
+            }
+        }
+    }
+}
+
+/// The four loops meet through store, queue and wake-ups only.
+#[test]
+fn the_loops_do_not_call_each_other() {
+    let src = root().join("host/src");
+    let loops = ["trigger", "processor", "workers", "recovery"];
+    // What they share is not a loop: a list of low queues, and how an abandoned message is settled.
+    let shared = ["crate::processor::Requests", "crate::workers::orphans", "crate::workers::breakers", "crate::workers::Pool",
+        "crate::workers::{Pool, orphans}", "crate::workers::pacing::LAZY"];
+    for name in loops {
+        let text = std::fs::read_to_string(src.join(format!("{name}.rs"))).expect("a loop");
+        for line in text.lines().filter(|l| l.starts_with("use crate::")) {
+            let other = loops.iter().filter(|o| **o != name).find(|o| line.contains(&format!("crate::{o}")));
+            assert!(other.is_none() || shared.iter().any(|s| line.contains(s)), "{name}.rs: {line}");
+        }
+    }
+}
+
+/// Same numbers and names on both sides.
+#[test]
+fn the_migrations_of_both_backends_keep_step() {
+    let names = |backend: &str| {
+        let mut names: Vec<_> = std::fs::read_dir(root().join("migrations").join(backend))
+            .expect("migrations")
+            .map(|e| e.expect("an entry").file_name().into_string().expect("a name"))
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("postgres"), names("sqlite"));
+    assert!(!names("postgres").is_empty());
+}
