@@ -11,25 +11,31 @@
 //!
 //! The loops never call each other: they meet through the [`store`], the [`queue`] and a wake-up.
 
+pub mod app;
 pub mod campaign;
+pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod consent;
 pub mod core;
 pub mod device;
-<<<<<<< HEAD
 pub mod egress;
-=======
+pub mod fleet;
 pub mod http;
->>>>>>> wt-api
 pub mod id;
+pub mod lifecycle;
 pub mod message;
 pub mod metrics;
 pub mod operations;
 pub mod plugin;
 pub mod plugins;
+pub mod processor;
 pub mod queue;
+pub mod recovery;
 pub mod sequence;
 pub mod store;
+pub mod trigger;
 pub mod ui;
 pub mod window;
+pub mod workers;
