@@ -20,7 +20,7 @@ CREATE TABLE hosts (
 
 CREATE TABLE tokens (
     id BLOB NOT NULL PRIMARY KEY,
-    secret BLOB NOT NULL UNIQUE,           -- sha256 of the secret
+    secret BLOB NOT NULL UNIQUE,            -- sha256 of the secret
     name TEXT NOT NULL,
     scopes TEXT NOT NULL,                   -- JSON array
     created_at INTEGER NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE idempotency_keys (
     owner BLOB NOT NULL,
     key TEXT NOT NULL,
     request BLOB NOT NULL,
-    status INTEGER NOT NULL,                    -- 0: the first call is still running
+    status INTEGER NOT NULL,                -- 0: the first call is still running
     body TEXT NOT NULL,
     claimed_at INTEGER NOT NULL,
     PRIMARY KEY (owner, key)
@@ -55,7 +55,7 @@ CREATE TABLE devices (
     held TEXT,                              -- why it is on hold
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
-    deleted_at INTEGER                       -- the row stays: messages show its id
+    deleted_at INTEGER                      -- the row stays: messages show its id
 ) STRICT;
 CREATE INDEX devices_by_account ON devices (account) WHERE account IS NOT NULL;
 CREATE INDEX devices_by_change ON devices (updated_at);
@@ -71,7 +71,7 @@ CREATE INDEX device_tags_by_device ON device_tags (device_no);
 CREATE TABLE device_state (
     device_no INTEGER PRIMARY KEY,
     next_at INTEGER NOT NULL,
-    token INTEGER NOT NULL,                  -- fencing token of the lease under which it was computed
+    token INTEGER NOT NULL,                 -- fencing token of the lease under which it was computed
     pace TEXT NOT NULL                      -- JSON
 ) STRICT;
 
@@ -82,7 +82,7 @@ CREATE TABLE audiences (
     state INTEGER NOT NULL,
     columns TEXT NOT NULL,                  -- JSON array of names
     contacts INTEGER NOT NULL DEFAULT 0,
-    last INTEGER NOT NULL DEFAULT 0,            -- the last number used
+    last INTEGER NOT NULL DEFAULT 0,        -- the last number used
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
@@ -91,7 +91,7 @@ CREATE INDEX audiences_to_prune ON audiences (no) WHERE state IN (0, 2);
 
 CREATE TABLE contacts (
     audience_no INTEGER NOT NULL,
-    no INTEGER NOT NULL,                        -- from 1
+    no INTEGER NOT NULL,                    -- from 1
     address TEXT NOT NULL,
     locale TEXT,
     zone TEXT,
@@ -121,13 +121,13 @@ CREATE TABLE plugins (
 ) STRICT;
 
 CREATE TABLE campaigns (
-    id BLOB NOT NULL PRIMARY KEY,                    -- version 7: sorts by age
+    id BLOB NOT NULL PRIMARY KEY,           -- version 7: sorts by age
     spec TEXT NOT NULL,                     -- JSON
     status TEXT NOT NULL,
     paused_reason TEXT,
-    run_key INTEGER,                            -- its newest run
-    start_at INTEGER,                        -- from the specification
-    expires_at INTEGER,                      -- from the specification
+    run_key INTEGER,                        -- its newest run
+    start_at INTEGER,                       -- from the specification
+    expires_at INTEGER,                     -- from the specification
     created_at INTEGER NOT NULL,
     launched_at INTEGER,
     finished_at INTEGER
@@ -162,11 +162,11 @@ CREATE TABLE runs (
     expires_at INTEGER,
     active INTEGER NOT NULL,                -- its messages may be sent now
     expanded INTEGER NOT NULL,              -- every contact has become a message
-    cursor INTEGER NOT NULL,                    -- contacts up to this number have become messages
-    last INTEGER NOT NULL,                      -- the last number of its audience
-    closed_as INTEGER,                     -- cancelled or expired (message codes): what its pending messages become
-    closing INTEGER NOT NULL DEFAULT 0, -- closed, and may still have open messages
-    close_cursor INTEGER NOT NULL DEFAULT 0, -- pending messages up to this id have been closed
+    cursor INTEGER NOT NULL,                -- contacts up to this number have become messages
+    last INTEGER NOT NULL,                  -- the last number of its audience
+    closed_as INTEGER,                      -- cancelled or expired (message codes): what its pending messages become
+    closing INTEGER NOT NULL DEFAULT 0,     -- closed, and may still have open messages
+    close_cursor INTEGER NOT NULL DEFAULT 0,-- pending messages up to this id have been closed
     started_at INTEGER NOT NULL,
     finished_at INTEGER,
     CHECK ((campaign_id IS NULL) = (sequence_no IS NOT NULL)),
@@ -179,7 +179,7 @@ CREATE INDEX runs_by_audience ON runs (audience_no);
 
 CREATE TABLE run_devices (
     run_key INTEGER NOT NULL REFERENCES runs (key),
-    pos INTEGER NOT NULL,                       -- from 0
+    pos INTEGER NOT NULL,                   -- from 0
     device_no INTEGER NOT NULL,
     PRIMARY KEY (run_key, pos)
 ) STRICT, WITHOUT ROWID;
@@ -203,16 +203,16 @@ CREATE TABLE run_counts (
 
 -- The hot table. Columns stand in the order of the other store.
 CREATE TABLE messages (
-    id INTEGER PRIMARY KEY,                  -- run key << 32 | number of the contact
-    due_at INTEGER NOT NULL,                 -- from when on it may go: the start of its wait
+    id INTEGER PRIMARY KEY,                 -- run key << 32 | number of the contact
+    due_at INTEGER NOT NULL,                -- from when on it may go: the start of its wait
     device_no INTEGER NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 0,         -- times taken
-    status INTEGER NOT NULL,               -- message.rs, `code`
-    failures INTEGER NOT NULL DEFAULT 0,   -- attempts that count
-    template_no INTEGER,                        -- plugin versions of the last attempt
+    attempt INTEGER NOT NULL DEFAULT 0,     -- times taken
+    status INTEGER NOT NULL,                -- message.rs, `code`
+    failures INTEGER NOT NULL DEFAULT 0,    -- attempts that count
+    template_no INTEGER,                    -- plugin versions of the last attempt
     delay_no INTEGER,
     sender_no INTEGER,
-    lease_token INTEGER,                     -- fencing token that it was begun under
+    lease_token INTEGER,                    -- fencing token that it was begun under
     started_at INTEGER,
     finished_at INTEGER,
     host_id BLOB,                           -- the server that began it
@@ -250,7 +250,7 @@ CREATE TABLE attempts (
 
 CREATE TABLE suppressions (
     address TEXT NOT NULL,
-    channel TEXT NOT NULL,      -- '': every channel
+    channel TEXT NOT NULL,                  -- '': every channel
     reason TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (address, channel)
@@ -270,10 +270,10 @@ CREATE INDEX consent_ledger_by_address ON consent_ledger (address, no);
 
 CREATE TABLE enrolments (
     sequence_no INTEGER NOT NULL REFERENCES sequences (no),
-    contact_no INTEGER NOT NULL,                -- in the sequence's audience
-    status INTEGER NOT NULL,               -- sequence.rs, `EnrolmentStatus::code`
-    step INTEGER NOT NULL,                      -- from 0
-    due_at INTEGER NOT NULL,                 -- of the current step
+    contact_no INTEGER NOT NULL,            -- in the sequence's audience
+    status INTEGER NOT NULL,                -- sequence.rs, `EnrolmentStatus::code`
+    step INTEGER NOT NULL,                  -- from 0
+    due_at INTEGER NOT NULL,                -- of the current step
     exit_reason TEXT,
     enrolled_at INTEGER NOT NULL,
     PRIMARY KEY (sequence_no, contact_no)

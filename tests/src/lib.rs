@@ -1,8 +1,12 @@
-//! Everything that the integration tests share.
+//! Everything that the integration tests share: servers that live as long as the test process, stores of each kind, and
+//! small fleets to put into them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod client;
+pub mod fleet;
+pub mod postgres;
 pub mod redis;
 pub mod server;
 pub mod sink;
+pub mod stores;
 pub mod wait;

@@ -41,7 +41,13 @@ macro_rules! store_by_subject {
             async fn revoke_token(&self, id: TokenId, now: Time) -> Result<bool> {
                 tokens::revoke_token(self, id, now).await
             }
-            async fn claim_key(&self, owner: TokenId, key: &str, request: Digest, now: Time) -> Result<Option<KeptAnswer>> {
+            async fn claim_key(
+                &self,
+                owner: TokenId,
+                key: &str,
+                request: Digest,
+                now: Time,
+            ) -> Result<Option<KeptAnswer>> {
                 tokens::claim_key(self, owner, key, request, now).await
             }
             async fn keep_answer(&self, owner: TokenId, key: &str, status: u16, body: &str) -> Result<()> {
@@ -59,7 +65,13 @@ macro_rules! store_by_subject {
             async fn put_devices(&self, devices: &[DeviceSpec], now: Time) -> Result<u32> {
                 devices::put_devices(self, devices, now).await
             }
-            async fn update_device(&self, spec: &DeviceSpec, held: Option<&str>, seen_updated_at: Time, now: Time) -> Result<bool> {
+            async fn update_device(
+                &self,
+                spec: &DeviceSpec,
+                held: Option<&str>,
+                seen_updated_at: Time,
+                now: Time,
+            ) -> Result<bool> {
                 devices::update_device(self, spec, held, seen_updated_at, now).await
             }
             async fn delete_device(&self, id: &DeviceId, now: Time) -> Result<bool> {
@@ -68,7 +80,13 @@ macro_rules! store_by_subject {
             async fn device(&self, id: &DeviceId) -> Result<Option<Device>> {
                 devices::device(self, id).await
             }
-            async fn devices(&self, tag: Option<&str>, channel: Option<&str>, cursor: Option<&DeviceId>, limit: u32) -> Result<Page<Device, DeviceId>> {
+            async fn devices(
+                &self,
+                tag: Option<&str>,
+                channel: Option<&str>,
+                cursor: Option<&DeviceId>,
+                limit: u32,
+            ) -> Result<Page<Device, DeviceId>> {
                 devices::devices(self, tag, channel, cursor, limit).await
             }
             async fn devices_by_no(&self, nos: &[DeviceNo]) -> Result<Vec<Device>> {
@@ -92,7 +110,12 @@ macro_rules! store_by_subject {
             async fn begin_audience(&self, name: &str, columns: &[String], now: Time) -> Result<AudienceNo> {
                 audiences::begin_audience(self, name, columns, now).await
             }
-            async fn append_contacts(&self, audience: AudienceNo, first: u32, contacts: &[NewContact]) -> Result<Vec<u32>> {
+            async fn append_contacts(
+                &self,
+                audience: AudienceNo,
+                first: u32,
+                contacts: &[NewContact],
+            ) -> Result<Vec<u32>> {
                 audiences::append_contacts(self, audience, first, contacts).await
             }
             async fn finish_audience(&self, audience: AudienceNo, contacts: u32, last: u32, now: Time) -> Result<()> {
@@ -131,10 +154,22 @@ macro_rules! store_by_subject {
             async fn campaign(&self, id: CampaignId) -> Result<Option<Campaign>> {
                 campaigns::campaign(self, id).await
             }
-            async fn campaigns(&self, status: Option<CampaignStatus>, cursor: Option<CampaignId>, limit: u32) -> Result<Page<Campaign, CampaignId>> {
+            async fn campaigns(
+                &self,
+                status: Option<CampaignStatus>,
+                cursor: Option<CampaignId>,
+                limit: u32,
+            ) -> Result<Page<Campaign, CampaignId>> {
                 campaigns::campaigns(self, status, cursor, limit).await
             }
-            async fn move_campaign(&self, id: CampaignId, from: CampaignStatus, event: CampaignEvent, reason: Option<&str>, now: Time) -> Result<Option<Campaign>> {
+            async fn move_campaign(
+                &self,
+                id: CampaignId,
+                from: CampaignStatus,
+                event: CampaignEvent,
+                reason: Option<&str>,
+                now: Time,
+            ) -> Result<Option<Campaign>> {
                 campaigns::move_campaign(self, id, from, event, reason, now).await
             }
             async fn edit_campaign(&self, id: CampaignId, spec: &CampaignSpec, now: Time) -> Result<bool> {
@@ -143,7 +178,13 @@ macro_rules! store_by_subject {
             async fn due_campaigns(&self, now: Time, limit: u32) -> Result<(Vec<Campaign>, Option<Time>)> {
                 campaigns::due_campaigns(self, now, limit).await
             }
-            async fn start_run(&self, campaign: &Campaign, audience: AudienceNo, devices: &[DeviceNo], now: Time) -> Result<Option<Run>> {
+            async fn start_run(
+                &self,
+                campaign: &Campaign,
+                audience: AudienceNo,
+                devices: &[DeviceNo],
+                now: Time,
+            ) -> Result<Option<Run>> {
                 runs::start_run(self, campaign, audience, devices, now).await
             }
             async fn open_runs(&self) -> Result<Vec<Run>> {
@@ -155,7 +196,13 @@ macro_rules! store_by_subject {
             async fn run_devices(&self, key: RunKey) -> Result<Vec<DeviceNo>> {
                 runs::run_devices(self, key).await
             }
-            async fn expand_page(&self, run: RunKey, cursor: u32, page: u32, now: Time) -> Result<Option<ExpandedPage>> {
+            async fn expand_page(
+                &self,
+                run: RunKey,
+                cursor: u32,
+                page: u32,
+                now: Time,
+            ) -> Result<Option<ExpandedPage>> {
                 runs::expand_page(self, run, cursor, page, now).await
             }
             async fn counts(&self, runs: &[RunKey]) -> Result<Vec<(RunKey, Counts)>> {
@@ -191,7 +238,14 @@ macro_rules! store_by_subject {
             async fn settle(&self, batch: &[Settlement]) -> Result<Vec<bool>> {
                 messages::settle(self, batch).await
             }
-            async fn in_flight(&self, device: Option<DeviceNo>, after: Option<MessageId>, limit: u32, now: Time, alive: Duration) -> Result<Vec<InFlight>> {
+            async fn in_flight(
+                &self,
+                device: Option<DeviceNo>,
+                after: Option<MessageId>,
+                limit: u32,
+                now: Time,
+                alive: Duration,
+            ) -> Result<Vec<InFlight>> {
                 messages::in_flight(self, device, after, limit, now, alive).await
             }
             async fn defer(&self, messages: &[MessageId], due_at: Time, reason: &str) -> Result<u64> {
@@ -200,7 +254,13 @@ macro_rules! store_by_subject {
             async fn reassign(&self, from: DeviceNo, run: RunKey, to: &[DeviceNo], limit: u32) -> Result<u64> {
                 messages::reassign(self, from, run, to, limit).await
             }
-            async fn messages(&self, run: RunKey, status: Option<MessageStatus>, cursor: Option<MessageId>, limit: u32) -> Result<Page<MessageRow, MessageId>> {
+            async fn messages(
+                &self,
+                run: RunKey,
+                status: Option<MessageStatus>,
+                cursor: Option<MessageId>,
+                limit: u32,
+            ) -> Result<Page<MessageRow, MessageId>> {
                 reading::messages(self, run, status, cursor, limit).await
             }
             async fn message(&self, id: MessageId) -> Result<Option<MessageRow>> {
@@ -218,7 +278,12 @@ macro_rules! store_by_subject {
             async fn unsuppress(&self, entries: &[(String, Option<String>)], now: Time) -> Result<u32> {
                 consent::unsuppress(self, entries, now).await
             }
-            async fn suppressions(&self, address: Option<&str>, cursor: Option<(String, String)>, limit: u32) -> Result<Page<Suppression, (String, String)>> {
+            async fn suppressions(
+                &self,
+                address: Option<&str>,
+                cursor: Option<(String, String)>,
+                limit: u32,
+            ) -> Result<Page<Suppression, (String, String)>> {
                 consent::suppressions(self, address, cursor, limit).await
             }
             async fn suppressed_since(&self, since: Time, limit: u32) -> Result<Vec<Suppression>> {
@@ -236,22 +301,56 @@ macro_rules! store_by_subject {
             async fn sequences(&self, cursor: Option<SequenceId>, limit: u32) -> Result<Page<Sequence, SequenceId>> {
                 sequences::sequences(self, cursor, limit).await
             }
-            async fn move_sequence(&self, id: SequenceId, from: SequenceStatus, to: SequenceStatus, reason: Option<&str>, devices: &[DeviceNo], now: Time) -> Result<Option<Sequence>> {
+            async fn move_sequence(
+                &self,
+                id: SequenceId,
+                from: SequenceStatus,
+                to: SequenceStatus,
+                reason: Option<&str>,
+                devices: &[DeviceNo],
+                now: Time,
+            ) -> Result<Option<Sequence>> {
                 sequences::move_sequence(self, id, from, to, reason, devices, now).await
             }
-            async fn enrol_audience(&self, sequence: SequenceNo, audience: AudienceNo, after: u32, limit: u32, due_at: Time, now: Time) -> Result<(Enrolled, Option<u32>)> {
+            async fn enrol_audience(
+                &self,
+                sequence: SequenceNo,
+                audience: AudienceNo,
+                after: u32,
+                limit: u32,
+                due_at: Time,
+                now: Time,
+            ) -> Result<(Enrolled, Option<u32>)> {
                 sequences::enrol_audience(self, sequence, audience, after, limit, due_at, now).await
             }
-            async fn enrol_contact(&self, sequence: SequenceNo, contact: &NewContact, due_at: Time, now: Time) -> Result<Enrolled> {
+            async fn enrol_contact(
+                &self,
+                sequence: SequenceNo,
+                contact: &NewContact,
+                due_at: Time,
+                now: Time,
+            ) -> Result<Enrolled> {
                 sequences::enrol_contact(self, sequence, contact, due_at, now).await
             }
             async fn step_due(&self, now: Time, limit: u32) -> Result<(Vec<DeviceNo>, Option<Time>)> {
                 sequences::step_due(self, now, limit).await
             }
-            async fn exit_enrolment(&self, sequence: SequenceNo, address: &str, reason: &str, now: Time) -> Result<bool> {
+            async fn exit_enrolment(
+                &self,
+                sequence: SequenceNo,
+                address: &str,
+                reason: &str,
+                now: Time,
+            ) -> Result<bool> {
                 sequences::exit_enrolment(self, sequence, address, reason, now).await
             }
-            async fn enrolments(&self, sequence: SequenceNo, status: Option<EnrolmentStatus>, cursor: Option<u32>, limit: u32) -> Result<Page<Enrolment, u32>> {
+            async fn enrolments(
+                &self,
+                sequence: SequenceNo,
+                status: Option<EnrolmentStatus>,
+                cursor: Option<u32>,
+                limit: u32,
+            ) -> Result<Page<Enrolment, u32>> {
                 sequences::enrolments(self, sequence, status, cursor, limit).await
             }
             async fn enrolment_counts(&self, sequence: SequenceNo) -> Result<[u64; 4]> {

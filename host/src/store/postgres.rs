@@ -6,6 +6,7 @@
 
 mod audiences;
 mod campaigns;
+mod closing;
 mod consent;
 mod devices;
 mod hosts;
@@ -172,7 +173,8 @@ async fn migrate(options: &PgConnectOptions) -> Result<()> {
     let mut connection = connect
         .await
         .map_err(|_| StoreError::Unavailable(anyhow::anyhow!("no answer to the attempt to connect")))??;
-    sqlx::migrate!("../migrations/postgres").run(&mut connection).await?;
+    // `run` would take any kind of connection, at the price of a future that cannot be spawned.
+    sqlx::migrate!("../migrations/postgres").run_direct(None, &mut connection, false).await?;
     connection.close().await?;
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! The integration tests: one binary, so that they are linked once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod cli;
 mod flow;
 mod queue_contract;
 mod rooms;
+mod store_contract;

@@ -1,0 +1,207 @@
+//! Servers, tokens, the audit log, devices, audiences and plugins.
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{broken, digest, from_json, page, time, to_u32, to_u64};
+use crate::clock::Time;
+use crate::device::{Device, SavedPace};
+use crate::id::{AudienceNo, DeviceNo, HostId, TokenId, VersionNo};
+use crate::plugin::PluginKind;
+use crate::store::{AudienceRow, AuditRow, HostRow, KeptAnswer, NewContact, Page, PluginVersion, Result, TokenRow};
+
+/// A row of `hosts`.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)] // The table's columns, here and below.
+pub struct HostSql {
+    pub id: Uuid,
+    pub name: String,
+    pub version: String,
+    pub roles: String,
+    pub active_workers: i32,
+    pub started_at: i64,
+    pub heartbeat_at: i64,
+}
+
+impl From<HostSql> for HostRow {
+    fn from(row: HostSql) -> Self {
+        Self {
+            host: HostId(row.id),
+            name: row.name,
+            version: row.version,
+            roles: row.roles,
+            active_workers: to_u32(row.active_workers.into()),
+            started_at: Time::from_ms(row.started_at),
+            heartbeat_at: Time::from_ms(row.heartbeat_at),
+        }
+    }
+}
+
+/// A row of `tokens`, without the secret.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)] // The columns of the query.
+pub struct TokenSql {
+    pub id: Uuid,
+    pub name: String,
+    pub scopes: String,
+    pub created_at: i64,
+    pub revoked_at: Option<i64>,
+}
+
+impl TokenSql {
+    /// The token.
+    pub fn read(self) -> Result<TokenRow> {
+        Ok(TokenRow {
+            id: TokenId(self.id),
+            name: self.name,
+            scopes: from_json("a token's scopes", &self.scopes)?,
+            created_at: Time::from_ms(self.created_at),
+            revoked_at: time(self.revoked_at),
+        })
+    }
+}
+
+/// A row of `idempotency_keys`.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)]
+pub struct KeySql {
+    pub request: Vec<u8>,
+    pub status: i32,
+    pub body: String,
+}
+
+impl KeySql {
+    /// The answer.
+    pub fn read(self) -> Result<KeptAnswer> {
+        let status = u16::try_from(self.status).map_err(|_| broken("a kept status"))?;
+        Ok(KeptAnswer { request: digest(&self.request)?, status, body: self.body })
+    }
+}
+
+/// A row of `audit_log`.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)]
+pub struct AuditSql {
+    pub no: i64,
+    pub at: i64,
+    pub actor: String,
+    pub action: String,
+    pub subject: String,
+}
+
+/// A page of the audit log.
+pub fn audit_page(rows: Vec<AuditSql>, limit: u32) -> Page<AuditRow, i64> {
+    let Page { items, next } = page(rows, limit, |row: &AuditSql| row.no);
+    let read = |r: AuditSql| AuditRow { at: Time::from_ms(r.at), actor: r.actor, action: r.action, subject: r.subject };
+    Page { items: items.into_iter().map(read).collect(), next }
+}
+
+/// A row of `devices`.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)]
+pub struct DeviceSql {
+    pub no: i32,
+    pub spec: String,
+    pub held: Option<String>,
+    pub created_at: i64,
+    pub updated_at: i64,
+}
+
+impl DeviceSql {
+    /// The device.
+    pub fn read(self) -> Result<Device> {
+        Ok(Device {
+            no: DeviceNo(self.no),
+            spec: from_json("a device", &self.spec)?,
+            held: self.held,
+            created_at: Time::from_ms(self.created_at),
+            updated_at: Time::from_ms(self.updated_at),
+        })
+    }
+}
+
+/// Each tag once, as the tag index holds them.
+pub fn unique_tags(tags: &[String]) -> std::collections::BTreeSet<&str> {
+    tags.iter().map(String::as_str).collect()
+}
+
+/// A saved pace, where a join found one.
+pub fn saved_pace(next_at: Option<i64>, pace: Option<String>) -> Option<SavedPace> {
+    next_at.zip(pace).map(|(next_at, pace)| SavedPace { next_at: Time::from_ms(next_at), pace })
+}
+
+/// A row of `audiences`.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)]
+pub struct AudienceSql {
+    pub no: i32,
+    pub name: String,
+    pub columns: String,
+    pub contacts: i32,
+    pub updated_at: i64,
+}
+
+impl AudienceSql {
+    /// The audience.
+    pub fn read(self) -> Result<AudienceRow> {
+        Ok(AudienceRow {
+            name: self.name,
+            no: AudienceNo(self.no),
+            contacts: to_u32(self.contacts.into()),
+            columns: from_json("an audience's columns", &self.columns)?,
+            updated_at: Time::from_ms(self.updated_at),
+        })
+    }
+}
+
+/// A row of `contacts`.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)]
+pub struct ContactSql {
+    pub no: i32,
+    pub address: String,
+    pub locale: Option<String>,
+    pub zone: Option<String>,
+    pub variables: String,
+}
+
+impl From<ContactSql> for (u32, NewContact) {
+    fn from(row: ContactSql) -> Self {
+        let ContactSql { no, address, locale, zone, variables } = row;
+        (to_u32(no.into()), NewContact { address, locale, zone, variables })
+    }
+}
+
+/// A row of `plugin_versions` without the bytes, and whether `plugins` names it as the active one.
+#[derive(Debug, FromRow)]
+#[allow(missing_docs)]
+pub struct PluginSql {
+    pub no: i32,
+    pub name: String,
+    pub version: String,
+    pub kind: String,
+    pub digest: Vec<u8>,
+    pub size: i64,
+    pub info: String,
+    pub imports: String,
+    pub uploaded_at: i64,
+    pub active: bool,
+}
+
+impl PluginSql {
+    /// The version.
+    pub fn read(self) -> Result<PluginVersion> {
+        Ok(PluginVersion {
+            no: VersionNo(self.no),
+            kind: PluginKind::parse(&self.kind).ok_or_else(|| broken("a plugin's kind"))?,
+            digest: digest(&self.digest)?,
+            size: to_u64(self.size),
+            info: from_json("a plugin's description", &self.info)?,
+            imports: from_json("a plugin's imports", &self.imports)?,
+            name: self.name,
+            version: self.version,
+            active: self.active,
+            uploaded_at: Time::from_ms(self.uploaded_at),
+        })
+    }
+}

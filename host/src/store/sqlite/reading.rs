@@ -1,0 +1,131 @@
+//! Reading messages and their attempts.
+
+use super::*;
+
+macro_rules! message_columns {
+    ($($from:tt)*) => {
+        concat!(
+            "SELECT m.id, m.status, coalesce(k.address, '') AS address, d.id AS device_id, m.attempt, m.failures, m.due_at,
+                    m.started_at, m.finished_at, m.provider_id, m.reason_code, m.reason_detail,
+                    t.digest AS template, y.digest AS delay, s.digest AS sender
+             FROM ",
+            $($from)*,
+            " AS m
+             JOIN devices d ON d.no = m.device_no
+             JOIN runs r ON r.key = m.id >> 32
+             LEFT JOIN contacts k ON k.audience_no = r.audience_no AND k.no = m.id & 4294967295
+             LEFT JOIN plugin_versions t ON t.no = m.template_no
+             LEFT JOIN plugin_versions y ON y.no = m.delay_no
+             LEFT JOIN plugin_versions s ON s.no = m.sender_no
+             ORDER BY m.id"
+        )
+    };
+}
+
+macro_rules! page_of_messages {
+    ($of:literal) => {
+        message_columns!(concat!(
+            "(SELECT * FROM messages WHERE id > $1 AND id <= $2 AND ",
+            $of,
+            " ORDER BY id LIMIT $3)"
+        ))
+    };
+}
+
+pub(super) async fn messages(
+    lite: &Sqlite,
+    run: RunKey,
+    status: Option<MessageStatus>,
+    cursor: Option<MessageId>,
+    limit: u32,
+) -> Result<Page<MessageRow, MessageId>> {
+    // A text per status where an index knows it; the others walk the run's part of the primary key.
+    let query = match status {
+        None => lite.rows(page_of_messages!("TRUE")),
+        Some(MessageStatus::Pending) => lite.rows(page_of_messages!("status IN (0, 1)")),
+        Some(MessageStatus::Processing) => lite.rows(message_columns!(
+            "(SELECT * FROM messages INDEXED BY messages_processing WHERE status = 2 AND id > $1 AND id <= $2
+              ORDER BY id LIMIT $3)"
+        )),
+        // A partial index is used only where its own condition is repeated.
+        Some(MessageStatus::Failed) => lite.rows(page_of_messages!("status IN (6, 7) AND status = 6")),
+        Some(MessageStatus::Unknown) => lite.rows(page_of_messages!("status IN (6, 7) AND status = 7")),
+        Some(_) => lite.rows(page_of_messages!("status = $4")),
+    };
+    let before = cursor.map_or(run.first().0 - 1, |id| id.0).max(run.first().0 - 1);
+    let query = query.bind(before).bind(run.last().0).bind(rows::one_more(limit));
+    let query = match status {
+        Some(
+            status @ (MessageStatus::Sent
+            | MessageStatus::Delivered
+            | MessageStatus::Read
+            | MessageStatus::Suppressed
+            | MessageStatus::Expired
+            | MessageStatus::Cancelled),
+        ) => query.bind(status.codes().first().copied()),
+        _ => query,
+    };
+    let found: Vec<rows::MessageSql> = query.fetch_all(&lite.readers).await?;
+    let items = found.into_iter().map(rows::MessageSql::read).collect::<Result<Vec<_>>>()?;
+    Ok(rows::page(items, limit, |m| m.id))
+}
+
+pub(super) async fn message(lite: &Sqlite, id: MessageId) -> Result<Option<MessageRow>> {
+    lite.rows(message_columns!("(SELECT * FROM messages WHERE id = $1)"))
+        .bind(id.0)
+        .fetch_optional(&lite.readers)
+        .await?
+        .map(rows::MessageSql::read)
+        .transpose()
+}
+
+pub(super) async fn attempts(lite: &Sqlite, id: MessageId) -> Result<Vec<AttemptRow>> {
+    lite.rows(
+        "SELECT a.attempt, d.id AS device_id, a.outcome, a.reason_code, a.reason_detail, a.started_at, a.finished_at,
+                t.digest AS template, y.digest AS delay, s.digest AS sender
+         FROM attempts a
+         JOIN devices d ON d.no = a.device_no
+         LEFT JOIN plugin_versions t ON t.no = a.template_no
+         LEFT JOIN plugin_versions y ON y.no = a.delay_no
+         LEFT JOIN plugin_versions s ON s.no = a.sender_no
+         WHERE a.message_id = $1 ORDER BY a.attempt",
+    )
+    .bind(id.0)
+    .fetch_all(&lite.readers)
+    .await?
+    .into_iter()
+    .map(rows::AttemptSql::read)
+    .collect()
+}
+
+pub(super) async fn ahead_of(
+    lite: &Sqlite,
+    id: MessageId,
+    device: DeviceNo,
+    runs: &[RankedRun],
+    limit: u32,
+) -> Result<u32> {
+    let mut ranges = Vec::new();
+    for run in runs {
+        // Of its own run those that come before it; of the runs before that all.
+        let own = run.run == id.run();
+        let last = if own { id.0 - 1 } else { run.run.last().0 };
+        ranges.push((run.run.first().0, last));
+        if own {
+            break;
+        }
+    }
+    let count: i64 = lite
+        .scalar(
+            "SELECT count(*) FROM (
+                 SELECT 1 FROM json_each($1) r CROSS JOIN messages m INDEXED BY messages_ready
+                 WHERE m.device_no = $2 AND m.status = 0 AND m.id BETWEEN r.value ->> 0 AND r.value ->> 1
+                 LIMIT $3)",
+        )
+        .bind(list(ranges)?)
+        .bind(device.0)
+        .bind(limit)
+        .fetch_one(&lite.readers)
+        .await?;
+    Ok(rows::to_u32(count))
+}

@@ -1,0 +1,451 @@
+//! Runs: their start, their expansion into messages, their counts and their end.
+
+use super::campaigns::{campaign_in, write_move};
+use super::*;
+use crate::campaign::{RunOwner, SendPlan};
+
+macro_rules! run_columns {
+    ($rest:literal) => {
+        concat!(
+            "SELECT key, campaign_id, sequence_no, step, audience_no, name, plan, active, expanded, cursor, started_at
+             FROM runs ",
+            $rest
+        )
+    };
+}
+
+/// A run to be made.
+pub(super) struct NewRun<'a> {
+    pub(super) owner: RunOwner,
+    pub(super) name: &'a str,
+    pub(super) audience: AudienceNo,
+    pub(super) plan: &'a SendPlan,
+    pub(super) active: bool,
+    /// A step of a sequence makes its messages one by one: nothing is left to expand.
+    pub(super) expanded: bool,
+    pub(super) devices: &'a [DeviceNo],
+    pub(super) now: Time,
+}
+
+/// Makes a run under a free key.
+pub(super) async fn insert_run(lite: &Sqlite, tx: &mut Tx, new: &NewRun<'_>) -> Result<Run> {
+    if new.devices.is_empty() {
+        return Err(StoreError::Conflict("a run needs at least one device".into()));
+    }
+    let (campaign, sequence, step) = match new.owner {
+        RunOwner::Campaign(id) => (Some(id.0), None, None),
+        RunOwner::Step { sequence, step } => (None, Some(sequence.0), Some(rows::to_i32(step))),
+    };
+    let plan = rows::to_json(new.plan)?;
+    let key = loop {
+        let key = RunKey::random();
+        let made = lite
+            .sql(
+                "INSERT INTO runs (key, campaign_id, sequence_no, step, audience_no, name, plan, priority, sticky, pool_size,
+                                   expires_at, active, expanded, cursor, last, started_at)
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, a.last, $14
+                 FROM audiences a WHERE a.no = $5
+                 ON CONFLICT (key) DO NOTHING",
+            )
+            .bind(key.0)
+            .bind(campaign)
+            .bind(sequence)
+            .bind(step)
+            .bind(new.audience.0)
+            .bind(new.name)
+            .bind(&plan)
+            .bind(i16::from(new.plan.priority))
+            .bind(rows::is_sticky(new.plan))
+            .bind(i32::try_from(new.devices.len()).unwrap_or(i32::MAX))
+            .bind(rows::ms(new.plan.expires_at))
+            .bind(new.active)
+            .bind(new.expanded)
+            .bind(new.now.as_ms())
+            .execute(&mut **tx)
+            .await?;
+        if made.rows_affected() > 0 {
+            break key;
+        }
+    };
+    lite.sql("INSERT INTO run_devices (run_key, pos, device_no) SELECT $1, key, value FROM json_each($2)")
+        .bind(key.0)
+        .bind(list(new.devices.iter().map(|no| no.0))?)
+        .execute(&mut **tx)
+        .await?;
+    let found: rows::RunSql = lite.rows(run_columns!("WHERE key = $1")).bind(key.0).fetch_one(&mut **tx).await?;
+    found.read()
+}
+
+pub(super) async fn start_run(
+    lite: &Sqlite,
+    campaign: &Campaign,
+    audience: AudienceNo,
+    devices: &[DeviceNo],
+    now: Time,
+) -> Result<Option<Run>> {
+    let mut tx = lite.begin().await?;
+    let Some(stored) = campaign_in(lite, &mut tx, campaign.id).await? else { return Ok(None) };
+    if !matches!(stored.status, CampaignStatus::Draft | CampaignStatus::Scheduled) {
+        return Ok(None);
+    }
+    let current: Option<i32> = lite
+        .scalar("SELECT no FROM audiences WHERE no = $1 AND state = 1")
+        .bind(audience.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if current.is_none() {
+        return Err(StoreError::Conflict("this version of the audience is no longer the current one".into()));
+    }
+    let mut moved = rows::moved(stored, CampaignEvent::Start, None, now)?;
+    let run = insert_run(
+        lite,
+        &mut tx,
+        &NewRun {
+            owner: RunOwner::Campaign(moved.id),
+            name: &moved.spec.name,
+            audience,
+            plan: &SendPlan::from(&moved.spec),
+            active: true,
+            expanded: false,
+            devices,
+            now,
+        },
+    )
+    .await?;
+    moved.run = Some(run.key);
+    write_move(lite, &mut tx, &moved).await?;
+    lite.bump(&mut tx, "runs").await?;
+    lite.commit(tx).await?;
+    Ok(Some(run))
+}
+
+pub(super) async fn open_runs(lite: &Sqlite) -> Result<Vec<Run>> {
+    rows::in_rank_order(lite.rows(run_columns!("WHERE finished_at IS NULL")).fetch_all(&lite.readers).await?)
+}
+
+pub(super) async fn run(lite: &Sqlite, key: RunKey) -> Result<Option<Run>> {
+    lite.rows(run_columns!("WHERE key = $1"))
+        .bind(key.0)
+        .fetch_optional(&lite.readers)
+        .await?
+        .map(rows::RunSql::read)
+        .transpose()
+}
+
+pub(super) async fn run_devices(lite: &Sqlite, key: RunKey) -> Result<Vec<DeviceNo>> {
+    let found: Vec<i32> = lite
+        .scalar("SELECT device_no FROM run_devices WHERE run_key = $1 ORDER BY pos")
+        .bind(key.0)
+        .fetch_all(&lite.readers)
+        .await?;
+    Ok(found.into_iter().map(DeviceNo).collect())
+}
+
+/// What of a run decides how it expands.
+#[derive(sqlx::FromRow)]
+struct Expanding {
+    campaign_id: Option<uuid::Uuid>,
+    audience_no: i32,
+    sticky: bool,
+    cursor: i32,
+    last: i32,
+    active: bool,
+    expanded: bool,
+}
+
+/// A device of a run's pool.
+#[derive(sqlx::FromRow)]
+pub(super) struct PoolDevice {
+    pub(super) device_no: i32,
+    pub(super) channel: String,
+}
+
+/// A contact to become a message.
+#[derive(sqlx::FromRow)]
+struct Candidate {
+    no: i32,
+    address: String,
+    /// The channels it is suppressed on, a JSON array; an empty one stands for every channel.
+    suppressed_on: Option<String>,
+}
+
+pub(super) async fn expand_page(
+    lite: &Sqlite,
+    run: RunKey,
+    cursor: u32,
+    page: u32,
+    now: Time,
+) -> Result<Option<ExpandedPage>> {
+    let mut tx = lite.begin().await?;
+    let state: Option<Expanding> = lite
+        .rows(
+            "SELECT campaign_id, audience_no, sticky, cursor, last, active, expanded FROM runs WHERE key = $1",
+        )
+        .bind(run.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(state) = state.filter(|s| s.active && s.cursor == rows::to_i32(cursor)) else { return Ok(None) };
+    if state.expanded {
+        return Ok(Some(ExpandedPage { pending: 0, suppressed: 0, cursor, done: true }));
+    }
+    let pool = pool_of(lite, &mut tx, run).await?;
+    let found: Vec<Candidate> = lite
+        .rows(
+            "SELECT no, address,
+                    (SELECT json_group_array(s.channel) FROM suppressions s WHERE s.address = c.address
+                     HAVING count(*) > 0) AS suppressed_on
+             FROM contacts c WHERE audience_no = $1 AND no > $2 ORDER BY no LIMIT $3",
+        )
+        .bind(state.audience_no)
+        .bind(state.cursor)
+        .bind(i64::from(page.max(1)))
+        .fetch_all(&mut *tx)
+        .await?;
+    let (mut pending, mut suppressed) = (0, 0);
+    let mut messages = Vec::with_capacity(found.len());
+    for contact in &found {
+        let pos = if state.sticky { address_hash(&contact.address) } else { rows::to_u32(i64::from(contact.no) - 1) };
+        let device = device_at(&pool, pos)?;
+        let is_suppressed = is_suppressed(contact.suppressed_on.as_deref(), &device.channel)?;
+        *(if is_suppressed { &mut suppressed } else { &mut pending }) += 1;
+        let status = if is_suppressed { code::SUPPRESSED } else { code::READY };
+        let id = MessageId::new(run, rows::to_u32(contact.no.into()));
+        messages.push((id.0, device.device_no, status));
+    }
+    let made: Vec<i16> = lite
+        .scalar(
+            "INSERT INTO messages (id, device_no, status, due_at, finished_at)
+             SELECT value ->> 0, value ->> 1, value ->> 2, $2, CASE WHEN value ->> 2 = 8 THEN $2 END
+             FROM json_each($1) WHERE TRUE
+             ON CONFLICT (id) DO NOTHING RETURNING status",
+        )
+        .bind(list(messages)?)
+        .bind(now.as_ms())
+        .fetch_all(&mut *tx)
+        .await?;
+    let mut tally = Tally::default();
+    for status in made {
+        tally.made(run, 1);
+        tally.status(run, status, 1);
+    }
+    tally.write(lite, &mut tx).await?;
+    let last = found.last().map_or(state.last, |c| c.no).max(state.cursor);
+    let done = found.len() < usize::try_from(page.max(1)).unwrap_or(usize::MAX) || last >= state.last;
+    lite.sql("UPDATE runs SET cursor = $2, expanded = $3 WHERE key = $1")
+        .bind(run.0)
+        .bind(last)
+        .bind(done)
+        .execute(&mut *tx)
+        .await?;
+    if done {
+        lite.sql("UPDATE campaigns SET status = 'running' WHERE id = $1 AND status = 'expanding'")
+            .bind(state.campaign_id)
+            .execute(&mut *tx)
+            .await?;
+        lite.bump(&mut tx, "runs").await?;
+    }
+    lite.commit(tx).await?;
+    Ok(Some(ExpandedPage { pending, suppressed, cursor: rows::to_u32(last.into()), done }))
+}
+
+/// The devices of a run, in their order.
+pub(super) async fn pool_of(lite: &Sqlite, tx: &mut Tx, run: RunKey) -> Result<Vec<PoolDevice>> {
+    Ok(lite
+        .rows(
+            "SELECT rd.device_no, d.channel FROM run_devices rd JOIN devices d ON d.no = rd.device_no
+             WHERE rd.run_key = $1 ORDER BY rd.pos",
+        )
+        .bind(run.0)
+        .fetch_all(&mut **tx)
+        .await?)
+}
+
+pub(super) fn device_at(pool: &[PoolDevice], pos: u32) -> Result<&PoolDevice> {
+    usize::try_from(pos)
+        .ok()
+        .and_then(|pos| pos.checked_rem(pool.len()))
+        .and_then(|pos| pool.get(pos))
+        .ok_or_else(|| rows::broken("a run's devices"))
+}
+
+/// Whether an address that is suppressed on `channels` (a JSON array; an empty one stands for all) is so on `channel`.
+pub(super) fn is_suppressed(channels: Option<&str>, channel: &str) -> Result<bool> {
+    let Some(channels) = channels else { return Ok(false) };
+    let channels: Vec<String> = rows::from_json("suppressed channels", channels)?;
+    Ok(channels.iter().any(|c| c.is_empty() || c == channel))
+}
+
+/// FNV-1a: spreads addresses evenly, and always alike.
+pub(super) fn address_hash(address: &str) -> u32 {
+    address.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+pub(super) async fn counts(lite: &Sqlite, runs: &[RunKey]) -> Result<Vec<(RunKey, Counts)>> {
+    // What is processing is counted where it stands: the index on it holds one row per worker at most.
+    let found: Vec<rows::CountsSql> = lite
+        .rows(
+            "WITH processing AS MATERIALIZED (SELECT id >> 32 AS key, count(*) AS n FROM messages WHERE status = 2 GROUP BY 1)
+             SELECT CAST(n.value AS INTEGER) AS run_key, coalesce(c.total, 0) AS total, coalesce(c.sent, 0) AS sent,
+                    coalesce(c.delivered, 0) AS delivered, coalesce(c.read, 0) AS read,
+                    coalesce(c.failed, 0) AS failed, coalesce(c.unknown, 0) AS unknown,
+                    coalesce(c.suppressed, 0) AS suppressed, coalesce(c.expired, 0) AS expired,
+                    coalesce(c.cancelled, 0) AS cancelled, coalesce(p.n, 0) AS processing
+             FROM json_each($1) n
+             LEFT JOIN run_counts c ON c.run_key = n.value AND c.shard = 0
+             LEFT JOIN processing p ON p.key = n.value
+             ORDER BY n.key",
+        )
+        .bind(list(runs.iter().map(|run| run.0))?)
+        .fetch_all(&lite.readers)
+        .await?;
+    Ok(found.into_iter().map(rows::CountsSql::read).collect())
+}
+
+/// Messages of a run without a final state, from its counts.
+macro_rules! open_messages {
+    ($run:literal) => {
+        concat!(
+            "coalesce((SELECT c.total - c.sent - c.delivered - c.read - c.failed - c.unknown - c.suppressed - c.expired
+                              - c.cancelled
+                       FROM run_counts c WHERE c.run_key = ",
+            $run,
+            " AND c.shard = 0), 0)"
+        )
+    };
+}
+
+pub(super) async fn complete_campaigns(lite: &Sqlite, now: Time) -> Result<Vec<CampaignId>> {
+    let candidates: Vec<uuid::Uuid> = lite
+        .scalar(concat!(
+            "SELECT c.id FROM campaigns c JOIN runs r ON r.key = c.run_key
+             WHERE c.status = 'running' AND r.expanded AND ",
+            open_messages!("r.key"),
+            " = 0 ORDER BY c.id"
+        ))
+        .fetch_all(&lite.readers)
+        .await?;
+    let mut completed = Vec::new();
+    for id in candidates.into_iter().map(CampaignId) {
+        // Looked at again: failed messages may be tried again meanwhile.
+        let mut tx = lite.begin().await?;
+        let Some(campaign) = campaign_in(lite, &mut tx, id).await? else { continue };
+        let (CampaignStatus::Running, Some(run)) = (campaign.status, campaign.run) else { continue };
+        let open: bool = lite
+            .scalar(concat!("SELECT NOT expanded OR ", open_messages!("key"), " <> 0 FROM runs WHERE key = $1"))
+            .bind(run.0)
+            .fetch_one(&mut *tx)
+            .await?;
+        if open {
+            continue;
+        }
+        let campaign = rows::moved(campaign, CampaignEvent::Complete, None, now)?;
+        write_move(lite, &mut tx, &campaign).await?;
+        lite.bump(&mut tx, "runs").await?;
+        lite.commit(tx).await?;
+        completed.push(id);
+    }
+    Ok(completed)
+}
+
+pub(super) async fn close_pending(
+    lite: &Sqlite,
+    run: RunKey,
+    to: MessageStatus,
+    limit: u32,
+    now: Time,
+) -> Result<u64> {
+    let code = match to {
+        MessageStatus::Cancelled => code::CANCELLED,
+        MessageStatus::Expired => code::EXPIRED,
+        _ => return Err(StoreError::Internal(anyhow::anyhow!("messages are closed as cancelled or expired only"))),
+    };
+    let mut tx = lite.begin().await?;
+    // The cursor spares each call the way over what the calls before it closed.
+    let cursor: Option<i64> = lite
+        .scalar("SELECT close_cursor FROM runs WHERE key = $1 AND closed_as IS NOT NULL")
+        .bind(run.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(cursor) = cursor else { return Ok(0) };
+    let closed: Vec<i64> = lite
+        .scalar(
+            "UPDATE messages SET status = $4, finished_at = $5 WHERE id IN (
+                 SELECT id FROM messages NOT INDEXED WHERE id > $1 AND id <= $2 AND status IN (0, 1) ORDER BY id LIMIT $3)
+             RETURNING id",
+        )
+        .bind(cursor.max(run.first().0 - 1))
+        .bind(run.last().0)
+        .bind(limit)
+        .bind(code)
+        .bind(now.as_ms())
+        .fetch_all(&mut *tx)
+        .await?;
+    let mut tally = Tally::default();
+    let count = i64::try_from(closed.len()).unwrap_or(i64::MAX);
+    tally.status(run, code, count);
+    tally.write(lite, &mut tx).await?;
+    // At the end it starts over: an attempt that ended meanwhile may have left a pending message behind the cursor.
+    lite.sql("UPDATE runs SET close_cursor = $2 WHERE key = $1")
+        .bind(run.0)
+        .bind(closed.into_iter().max().unwrap_or(0))
+        .execute(&mut *tx)
+        .await?;
+    lite.commit(tx).await?;
+    Ok(rows::to_u64(count))
+}
+
+pub(super) async fn runs_to_close(lite: &Sqlite) -> Result<Vec<(RunKey, CampaignStatus)>> {
+    let closing: Vec<(i32, String, i64, i64)> = lite
+        .rows(concat!(
+            "SELECT r.key, c.status, ",
+            open_messages!("r.key"),
+            ", (SELECT count(*) FROM messages m WHERE m.status = 2 AND m.id >> 32 = r.key)
+             FROM runs r JOIN campaigns c ON c.id = r.campaign_id WHERE r.closing = 1 ORDER BY r.key"
+        ))
+        .fetch_all(&lite.readers)
+        .await?;
+    let done: Vec<i32> = closing.iter().filter(|(_, _, open, _)| *open <= 0).map(|(key, ..)| *key).collect();
+    if !done.is_empty() {
+        lite.sql("UPDATE runs SET closing = 0 WHERE key IN (SELECT value FROM json_each($1)) AND closing = 1")
+            .bind(list(done)?)
+            .execute(&lite.writer)
+            .await?;
+    }
+    closing
+        .into_iter()
+        .filter(|(_, _, open, processing)| open > processing)
+        .map(|(key, status, ..)| Ok((RunKey(key), rows::campaign_status(&status)?)))
+        .collect()
+}
+
+pub(super) async fn retry_failed(lite: &Sqlite, run: RunKey, limit: u32, now: Time) -> Result<u64> {
+    let mut tx = lite.begin().await?;
+    let status: Option<String> = lite
+        .scalar("SELECT c.status FROM runs r JOIN campaigns c ON c.id = r.campaign_id WHERE r.key = $1")
+        .bind(run.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if let Some(status) = status
+        && rows::closed_as(rows::campaign_status(&status)?).is_some()
+    {
+        return Err(StoreError::Conflict(format!("the campaign is {status}")));
+    }
+    let reopened = lite
+        .sql(
+            "UPDATE messages SET status = 0, failures = 0, due_at = $4, finished_at = NULL WHERE id IN (
+                 SELECT id FROM messages INDEXED BY messages_in_trouble
+                 WHERE status IN (6, 7) AND status = 6 AND id BETWEEN $1 AND $2 ORDER BY id LIMIT $3)",
+        )
+        .bind(run.first().0)
+        .bind(run.last().0)
+        .bind(limit)
+        .bind(now.as_ms())
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+    let mut tally = Tally::default();
+    tally.status(run, code::FAILED, -i64::try_from(reopened).unwrap_or(i64::MAX));
+    tally.write(lite, &mut tx).await?;
+    lite.commit(tx).await?;
+    Ok(reopened)
+}

@@ -1,0 +1,162 @@
+//! A real PostgreSQL for the tests: started from the machine's own binaries at the first use, shared by the whole test
+//! process, gone with it.
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+
+/// A running server. It ends, and its folder goes, when the process that started it ends in whatever way.
+#[derive(Debug)]
+pub struct Postgres {
+    port: u16,
+    databases: AtomicU32,
+    /// The watchdog waits for the end of this pipe.
+    _alive: ChildStdin,
+}
+
+static SHARED: LazyLock<Postgres> = LazyLock::new(|| Postgres::start().expect("PostgreSQL starts"));
+
+/// The URL of a new, empty database on the shared server.
+pub async fn fresh_database() -> String {
+    SHARED.fresh_database().await
+}
+
+/// Runs the server as a child of a shell that ends both when its standard input ends, which happens at the end of the
+/// test process even when it is killed. `setsid` keeps a Ctrl-C in the terminal from reaching the watchdog itself.
+const WATCHDOG: &str = r#"
+"$@" >"$FOLDER/log" 2>&1 </dev/null &
+cat >/dev/null
+pid=$(head -n 1 "$FOLDER/data/postmaster.pid" 2>/dev/null)
+[ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null
+kill -QUIT $! 2>/dev/null
+wait
+rm -rf "$FOLDER"
+"#;
+
+impl Postgres {
+    /// Starts a server on a free port of the loopback interface.
+    ///
+    /// # Errors
+    /// When there are no binaries, or the server does not come up within half a minute; says what its log holds.
+    pub fn start() -> anyhow::Result<Self> {
+        let bin = binaries()?;
+        let folder = tempfile::Builder::new().prefix("carillon-pg-").tempdir()?;
+        // PostgreSQL refuses to run as root: then another user owns its folder.
+        let user = unprivileged_user()?;
+        let mut become_user = Vec::new();
+        if let Some(user) = &user {
+            anyhow::ensure!(Command::new("chown").arg(&user.name).arg(folder.path()).status()?.success(), "chown failed");
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700))?;
+            become_user.extend(["setpriv".to_owned(), format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
+            become_user.extend(["--clear-groups".to_owned(), "--".to_owned()]);
+        }
+        let command = |program: &str| {
+            let mut words = become_user.clone();
+            words.push(bin.join(program).to_string_lossy().into_owned());
+            words
+        };
+        let data = folder.path().join("data");
+        let initdb = command("initdb");
+        let made = Command::new(&initdb[0])
+            .args(&initdb[1..])
+            .args(["--no-sync", "--auth=trust", "--username=carillon", "--encoding=UTF8", "--locale=C", "-D"])
+            .arg(&data)
+            .current_dir(folder.path())
+            .output()?;
+        anyhow::ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut server = Command::new("setsid")
+            .args(["sh", "-c", WATCHDOG, "sh"])
+            .args(command("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-p", &port.to_string(), "-k"])
+            .arg(folder.path())
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "full_page_writes=off"])
+            .args(["-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=10s"])
+            .env("FOLDER", folder.path())
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let alive = server.stdin.take().expect("piped");
+        // From here on the watchdog removes the folder.
+        let folder = folder.keep();
+        wait_until_ready(&folder)?;
+        Ok(Self { port, databases: AtomicU32::new(0), _alive: alive })
+    }
+
+    /// The URL of a new, empty database.
+    pub async fn fresh_database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
+        admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("a new database");
+        admin.close().await.expect("closes");
+        self.url(&name)
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://carillon@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+/// The newest PostgreSQL of the machine: what `PATH` names, or Debian's folder of versions.
+fn binaries() -> anyhow::Result<PathBuf> {
+    let whole = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|dir| dir.filter_map(|e| Some(e.ok()?.path().join("bin"))).collect())
+        .unwrap_or_default();
+    versions.sort();
+    std::env::split_paths(&path)
+        .find(whole)
+        .or_else(|| versions.into_iter().rev().find(whole))
+        .ok_or_else(|| anyhow::anyhow!("no PostgreSQL: put initdb and postgres on the PATH"))
+}
+
+struct User {
+    name: String,
+    uid: String,
+    gid: String,
+}
+
+/// The user to run as when this process is root.
+fn unprivileged_user() -> anyhow::Result<Option<User>> {
+    let id = |args: &[&str]| -> anyhow::Result<Option<String>> {
+        let out = Command::new("id").args(args).stderr(Stdio::null()).output()?;
+        Ok(out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned()))
+    };
+    if id(&["-u"])?.as_deref() != Some("0") {
+        return Ok(None);
+    }
+    for name in ["postgres", "nobody"] {
+        if let (Some(uid), Some(gid)) = (id(&["-u", name])?, id(&["-g", name])?) {
+            return Ok(Some(User { name: name.to_owned(), uid, gid }));
+        }
+    }
+    anyhow::bail!("PostgreSQL does not run as root, and there is no user postgres or nobody")
+}
+
+/// Waits until the server writes that it takes connections: the eighth line of its pid file.
+fn wait_until_ready(folder: &Path) -> anyhow::Result<()> {
+    for _ in 0..3_000 {
+        let state = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap_or_default();
+        if state.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut log = String::new();
+    if let Ok(mut file) = std::fs::File::open(folder.join("log")) {
+        let _ = file.read_to_string(&mut log);
+    }
+    anyhow::bail!("PostgreSQL did not come up: {log}")
+}

@@ -1,0 +1,76 @@
+use bytes::Bytes;
+use carillon::id::{Digest, VersionNo};
+use carillon::plugin::PluginKind;
+use carillon::store::{StoreError, Stored};
+use carillon_tests::fleet::{T0, at, plugin};
+use carillon_tests::stores::Opened;
+
+async fn a_version_is_stored_once(t: Opened) {
+    let new = plugin("jinja", "1.0.0", PluginKind::Template, "one");
+    let before = t.store.revisions().await.unwrap().plugins;
+    let Stored::New(first) = t.store.put_plugin(&new, false, T0).await.unwrap() else { panic!("it is new") };
+    assert!(t.store.revisions().await.unwrap().plugins > before);
+    assert!(!first.active);
+    assert_eq!((first.name.as_str(), first.version.as_str(), first.size), ("jinja", "1.0.0", 3));
+    assert_eq!((first.kind, first.digest, first.info), (PluginKind::Template, Digest::of(b"one"), new.info.clone()));
+    assert_eq!(first.imports, new.imports);
+    let Stored::Same(again) = t.store.put_plugin(&new, false, at(1)).await.unwrap() else { panic!("it is the same") };
+    assert_eq!((again.no, again.uploaded_at), (first.no, T0));
+
+    let other_bytes = plugin("jinja", "1.0.0", PluginKind::Template, "two");
+    assert!(matches!(t.store.put_plugin(&other_bytes, true, T0).await, Err(StoreError::Conflict(_))));
+    let other_kind = plugin("jinja", "1.1.0", PluginKind::Delay, "three");
+    assert!(matches!(t.store.put_plugin(&other_kind, true, T0).await, Err(StoreError::Conflict(_))));
+    assert_eq!(t.store.plugins().await.unwrap().len(), 1);
+    assert_eq!(t.store.plugin_bytes(first.no).await.unwrap(), Some(Bytes::from_static(b"one")));
+    assert_eq!(t.store.plugin_bytes(VersionNo(first.no.0 + 1_000)).await.unwrap(), None);
+}
+
+async fn one_version_of_a_name_is_active(t: Opened) {
+    for (version, activate) in [("1.0.0", true), ("1.1.0", false), ("1.2.0", true)] {
+        let new = plugin("jinja", version, PluginKind::Template, version);
+        t.store.put_plugin(&new, activate, T0).await.unwrap();
+    }
+    t.store.put_plugin(&plugin("alpha", "0.1.0", PluginKind::Delay, "alpha"), true, at(1)).await.unwrap();
+    let listed = async || {
+        let all = t.store.plugins().await.unwrap();
+        all.into_iter().map(|v| format!("{} {}{}", v.name, v.version, if v.active { " *" } else { "" })).collect()
+    };
+    let shown: Vec<String> = listed().await;
+    assert_eq!(shown, ["alpha 0.1.0 *", "jinja 1.2.0 *", "jinja 1.1.0", "jinja 1.0.0"]);
+    let before = t.store.revisions().await.unwrap().plugins;
+    let now_active = t.store.activate_plugin("jinja", "1.0.0", at(2)).await.unwrap().unwrap();
+    assert!(now_active.active && now_active.version == "1.0.0");
+    assert!(t.store.revisions().await.unwrap().plugins > before);
+    let shown: Vec<String> = listed().await;
+    assert_eq!(shown, ["alpha 0.1.0 *", "jinja 1.2.0", "jinja 1.1.0", "jinja 1.0.0 *"]);
+    assert!(t.store.activate_plugin("jinja", "9.0.0", at(2)).await.unwrap().is_none());
+    assert!(t.store.activate_plugin("nobody", "1.0.0", at(2)).await.unwrap().is_none());
+    let shown: Vec<String> = listed().await;
+    assert!(shown.contains(&"jinja 1.0.0 *".to_owned()), "the active one stays");
+}
+
+async fn two_uploads_of_a_version_at_once_make_one(t: Opened) {
+    let uploads = ["same", "same", "other"].map(|bytes| {
+        let store = t.store.clone();
+        tokio::spawn(async move {
+            store.put_plugin(&plugin("jinja", "1.0.0", PluginKind::Template, bytes), true, T0).await
+        })
+    });
+    let mut new = 0;
+    for upload in uploads {
+        match upload.await.unwrap() {
+            Ok(Stored::New(_)) => new += 1,
+            Ok(Stored::Same(_)) | Err(StoreError::Conflict(_)) => {}
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+    assert_eq!(new, 1);
+    assert_eq!(t.store.plugins().await.unwrap().iter().filter(|v| v.active).count(), 1);
+}
+
+super::on_every_store!(
+    a_version_is_stored_once,
+    one_version_of_a_name_is_active,
+    two_uploads_of_a_version_at_once_make_one,
+);
