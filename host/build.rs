@@ -8,6 +8,8 @@ use std::process::Command;
 
 const TARGET: &str = "wasm32-wasip2";
 const PLUGINS: [&str; 4] = ["uniform", "jinja", "webhook", "simulator"];
+/// The next version of `jinja`, which the demo activates while its campaign runs.
+const NEXT_JINJA: &str = "jinja-next";
 
 fn main() {
     if let Err(problem) = build() {
@@ -21,7 +23,7 @@ fn build() -> Result<(), String> {
     let plugins = root.join("plugins");
     let out = PathBuf::from(variable("OUT_DIR")?);
 
-    for path in PLUGINS.iter().copied().chain(["common", "Cargo.toml", "Cargo.lock", ".cargo/config.toml"]) {
+    for path in PLUGINS.iter().copied().chain([NEXT_JINJA, "common", "Cargo.toml", "Cargo.lock", ".cargo/config.toml"]) {
         println!("cargo::rerun-if-changed={}", plugins.join(path).display());
     }
     println!("cargo::rerun-if-changed={}", root.join("wit").display());
@@ -60,12 +62,21 @@ fn build() -> Result<(), String> {
     let mut code = String::from(
         "/// The plugins that come with the program: name and component.\npub static FIRST_PARTY: &[(&str, &[u8])] = &[\n",
     );
+    let component = |name: &str| -> Result<String, String> {
+        // Cargo names the file after the library, in which a hyphen is an underscore.
+        let path = target_dir.join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_")));
+        Ok(format!("include_bytes!({:?})", path.to_str().ok_or("the path of the build folder is not UTF-8")?))
+    };
     for name in PLUGINS {
-        let path = target_dir.join(TARGET).join("release").join(format!("{name}.wasm"));
-        let path = path.to_str().ok_or("the path of the build folder is not UTF-8")?;
-        writeln!(code, "    ({name:?}, include_bytes!({path:?})),").map_err(|e| e.to_string())?;
+        writeln!(code, "    ({name:?}, {}),", component(name)?).map_err(|e| e.to_string())?;
     }
     code.push_str("];\n");
+    writeln!(
+        code,
+        "/// The next version of `jinja`: a component that the demo uploads.\npub static NEXT_JINJA: &[u8] = {};",
+        component(NEXT_JINJA)?
+    )
+    .map_err(|e| e.to_string())?;
     fs::write(out.join("first_party.rs"), code).map_err(|e| format!("cannot write first_party.rs: {e}"))
 }
 

@@ -64,7 +64,7 @@ impl App {
         let addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
         let clock = Arc::new(SystemClock::new());
-        let store = open_store(&config, clock.clone()).await?;
+        let store = open_store(&config).await?;
         let queue = open_queue(&config, clock.clone()).await?;
         let limits = PluginLimits {
             memory_bytes: usize::try_from(config.plugin_memory_bytes).unwrap_or(usize::MAX),
@@ -82,6 +82,7 @@ impl App {
             clock: clock.clone(),
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
+            hosts: Arc::default(),
         };
         core.plugins.ensure_first_party(&*core.store, core.clock.now()).await?;
         let new_admin_token = operations::tokens::ensure_admin_token(&core).await?;
@@ -177,9 +178,9 @@ fn private_folder(path: &Path) -> std::io::Result<()> {
 }
 
 /// Opens the store, waiting while it is away.
-async fn open_store(config: &Config, clock: Arc<SystemClock>) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let url = config.store_url();
-    let opened = waiting("the store", || store::open(&url, config.store_connections, clock.clone()), |error| {
+    let opened = waiting("the store", || store::open(&url, config.store_connections), |error| {
         matches!(error, StoreError::Unavailable(_))
     });
     opened.await.context("--store")

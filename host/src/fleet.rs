@@ -129,7 +129,6 @@ pub struct Fleet {
     runs: RwLock<Arc<Runs>>,
     devices: RwLock<Devices>,
     recent: RwLock<Recent>,
-    hosts: RwLock<Vec<HostRow>>,
     /// Whether a message reached a final state since campaigns were last checked for completion.
     finals: AtomicBool,
 }
@@ -142,7 +141,6 @@ impl Fleet {
             runs: RwLock::default(),
             devices: RwLock::default(),
             recent: RwLock::default(),
-            hosts: RwLock::default(),
             finals: AtomicBool::new(true),
         }
     }
@@ -154,18 +152,18 @@ impl Fleet {
 
     /// The servers that are alive.
     pub fn hosts(&self) -> Vec<HostRow> {
-        self.hosts.read().clone()
+        self.core.hosts.read().clone()
     }
 
     /// Notes who is alive.
     pub fn set_hosts(&self, hosts: Vec<HostRow>) {
-        *self.hosts.write() = hosts;
+        *self.core.hosts.write() = hosts;
     }
 
     /// This server's place among those alive that run the role `role`, and how many they are: for sharing out work that any
     /// of them could do.
     pub fn place(&self, role: &str) -> (u32, u32) {
-        let hosts = self.hosts.read();
+        let hosts = self.core.hosts.read();
         let mut with_role: Vec<_> =
             hosts.iter().filter(|h| h.roles.split(',').any(|r| r == role)).map(|h| h.host).collect();
         with_role.sort_unstable();

@@ -312,9 +312,7 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the store answers; the time it shows (its own clock for PostgreSQL, this machine's for SQLite).
     async fn now(&self) -> Result<Time>;
     /// What the database is, and what an operator should change about it.
-    async fn health(&self) -> Result<StoreHealth> {
-        Ok(StoreHealth { server: self.kind().to_owned(), warnings: Vec::new() })
-    }
+    async fn health(&self) -> Result<StoreHealth>;
     /// SQL statements executed since the start, for the benchmark and metrics.
     fn statements(&self) -> u64;
     /// Closes the connections after what is running has finished.

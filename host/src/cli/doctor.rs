@@ -74,8 +74,8 @@ async fn check_store(config: &Config, findings: &mut Findings) {
         // Looking must not make what a server would make.
         return findings.ok("store", "the embedded SQLite; a server makes it in the data folder");
     }
-    let clock = Arc::new(SystemClock::new());
-    let opened = in_time(store::open(&config.store_url(), 1, clock.clone())).await;
+    let clock = SystemClock::new();
+    let opened = in_time(store::open(&config.store_url(), 1)).await;
     let store = match opened {
         Ok(store) => store,
         Err(problem) => return findings.change("store", format!("--store: {problem}")),

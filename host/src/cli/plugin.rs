@@ -1,7 +1,10 @@
 //! `carillon plugin check|push`: what an upload checks, before the upload; and the upload.
 
+mod sample;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::bail;
 use bytes::Bytes;
@@ -9,7 +12,8 @@ use serde_json::Value;
 
 use super::bad_input;
 use super::client::{Api, problem};
-use crate::plugins::{PluginHost, PluginLimits};
+use crate::id::VersionNo;
+use crate::plugins::{Inspected, PluginHost, PluginLimits, Refusal};
 
 /// What to do with a plugin.
 #[derive(Debug, clap::Subcommand)]
@@ -25,6 +29,9 @@ pub enum Command {
 pub struct Check {
     /// The component, a .wasm file.
     file: PathBuf,
+    /// The configuration of the sample call, JSON.
+    #[arg(long, default_value = "{}", value_name = "JSON")]
+    config: String,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -60,36 +67,40 @@ fn read(path: &Path) -> anyhow::Result<Bytes> {
 
 async fn check(args: Check) -> anyhow::Result<ExitCode> {
     let bytes = read(&args.file)?;
+    let refused = |refusal: Refusal| bad_input(format!("{}: {}: {refusal}", args.file.display(), refusal.code));
     let host = PluginHost::new(PluginLimits::default(), None)?;
-    let size = bytes.len();
-    let inspected = host
-        .inspect(bytes)
-        .await
-        .map_err(|refusal| bad_input(format!("{}: {}: {}", args.file.display(), refusal.code, refusal.detail)))?;
+    let Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, .. } =
+        host.inspect(bytes.clone()).await.map_err(refused)?;
+    let plugin = host.load(VersionNo(0), kind, digest, info.clone(), bytes).await.map_err(refused)?;
+    let sample = match plugin.check_config(&args.config) {
+        Ok(()) => sample::call(&plugin, &args.config).await.map_err(|fault| fault.to_string()),
+        Err(problems) => Err(format!("the schema refuses the configuration: {}", problems.join("; "))),
+    };
     if args.json {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (first_call_us, call_us, call_problem) = match sample {
+            Ok(sample) => (Some(us(sample.first)), Some(us(sample.median)), None),
+            Err(problem) => (None, None, Some(problem)),
+        };
         let report = serde_json::json!({
-            "kind": inspected.kind,
-            "info": inspected.info,
-            "imports": inspected.imports,
-            "digest": inspected.digest,
-            "bytes": size,
-            "compile_ms": inspected.compile_ms,
-            "instantiate_us": inspected.instantiate_us,
+            "kind": kind, "info": info, "imports": imports, "digest": digest, "bytes": size, "compile_ms": compile_ms,
+            "instantiate_us": instantiate_us, "first_call_us": first_call_us, "call_us": call_us,
+            "call_problem": call_problem,
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}", args.file.display());
-    println!("  name     {} {}", inspected.info.name, inspected.info.version);
-    println!("  summary  {}", inspected.info.summary);
-    println!("  kind     {}", inspected.kind.as_str());
-    println!("  size     {} KiB", size.div_ceil(1024));
-    println!("  digest   {}", inspected.digest);
-    println!(
-        "  imports  {}",
-        if inspected.imports.is_empty() { "none".to_owned() } else { inspected.imports.join(", ") }
-    );
-    println!("  compiled in {:.0} ms, an instance in {:.0} µs", inspected.compile_ms, inspected.instantiate_us);
+    println!("{}: {} {}, {}", args.file.display(), info.name, info.version, info.summary);
+    println!("  kind      {}", kind.as_str());
+    println!("  size      {} KiB, sha256 {digest}", size.div_ceil(1024));
+    println!("  imports   {}", if imports.is_empty() { "none".to_owned() } else { imports.join(", ") });
+    println!("  compiled  in {compile_ms} ms, an instance in {instantiate_us} µs");
+    match sample {
+        Ok(sample) => {
+            println!("  called    in {} µs (the first time {} µs)", sample.median.as_micros(), sample.first.as_micros())
+        }
+        Err(problem) => println!("  not called with {}: {problem} (give another --config)", args.config),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

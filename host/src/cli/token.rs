@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -60,9 +59,9 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     if config.store.is_none() && !config.data.is_dir() {
         return Err(bad_input(format!("--data: there is no folder {}", config.data.display())));
     }
-    let clock = Arc::new(SystemClock::new());
-    let store = store::open(&config.store_url(), 1, clock.clone()).await.context("--store")?;
-    let result = act(&*store, &*clock, command).await;
+    let clock = SystemClock::new();
+    let store = store::open(&config.store_url(), 1).await.context("--store")?;
+    let result = act(&*store, &clock, command).await;
     store.close().await;
     result.map(|()| ExitCode::SUCCESS)
 }

@@ -72,7 +72,7 @@ pub(super) struct Info {
 #[derive(ComponentType, Lower, Clone, Copy)]
 #[component(enum)]
 #[repr(u8)]
-enum Last {
+pub(super) enum Last {
     #[component(name = "none")]
     None,
     #[component(name = "sent")]
@@ -146,14 +146,14 @@ pub(super) struct Next {
 
 #[derive(ComponentType, Lift)]
 #[component(record)]
-struct Round {
+pub(super) struct Round {
     request: HttpRequest,
     state: String,
 }
 
 #[derive(ComponentType, Lift)]
 #[component(variant)]
-enum WireStep {
+pub(super) enum WireStep {
     #[component(name = "request")]
     Request(Round),
     #[component(name = "done")]

@@ -14,6 +14,9 @@ macro_rules! store_by_subject {
             async fn now(&self) -> Result<Time> {
                 self.database_time().await
             }
+            async fn health(&self) -> Result<StoreHealth> {
+                health::health(self).await
+            }
             fn statements(&self) -> u64 {
                 self.statement_count()
             }
@@ -103,6 +106,9 @@ macro_rules! store_by_subject {
             }
             async fn hold_devices(&self, nos: &[DeviceNo], reason: Option<&str>, now: Time) -> Result<()> {
                 devices::hold_devices(self, nos, reason, now).await
+            }
+            async fn saved_paces(&self, devices: &[DeviceNo]) -> Result<Vec<(DeviceNo, SavedPace)>> {
+                paces::saved_paces(self, devices).await
             }
             async fn save_paces(&self, paces: &[PaceUpdate]) -> Result<()> {
                 devices::save_paces(self, paces).await

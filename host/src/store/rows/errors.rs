@@ -29,8 +29,8 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
             let code = db.code().unwrap_or_default();
             if db.try_downcast_ref::<PgDatabaseError>().is_some() {
                 // Connection lost, conflicts between transactions, out of resources, shutting down, a lock not
-                // granted, a server that has become a standby, an I/O error.
-                ["08", "40", "53", "57", "55P03", "25006", "58"].iter().any(|class| code.starts_with(class))
+                // granted, a server that has become a standby, a transaction that idled too long, an I/O error.
+                ["08", "40", "53", "57", "55P03", "25006", "25P03", "58"].iter().any(|class| code.starts_with(class))
             } else if db.try_downcast_ref::<SqliteError>().is_some() {
                 // Busy, locked, I/O error, disk full, cannot open: the low byte of the extended code.
                 code.parse::<i32>().is_ok_and(|c| matches!(c & 0xff, 5 | 6 | 10 | 13 | 14))

@@ -1,0 +1,16 @@
+//! What the server is, and which of its settings break promises.
+
+use super::*;
+
+pub(super) async fn health(pg: &Postgres) -> Result<StoreHealth> {
+    let setting = async |name: &str| -> Result<String> {
+        Ok(pg.scalar("SELECT current_setting($1)").bind(name).fetch_one(&pg.pool).await?)
+    };
+    let mut warnings = Vec::new();
+    for name in ["fsync", "full_page_writes", "synchronous_commit"] {
+        if setting(name).await? == "off" {
+            warnings.push(format!("{name} is off: a crash of the server can lose or double messages; set it to on"));
+        }
+    }
+    Ok(StoreHealth { server: format!("PostgreSQL {}", setting("server_version").await?), warnings })
+}
