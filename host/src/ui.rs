@@ -22,6 +22,8 @@ mod sequences;
 mod servers;
 mod session;
 mod suppressions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ use super::{Answer, Failure, Shared, actor, files, format, go};
 use crate::operations::OpError;
 use crate::operations::plugins::{self as operations, UploadReport};
 use crate::plugin::PluginKind;
+use crate::plugins::FunctionStats;
 use crate::store::PluginVersion;
 
 const WRITE: &str = "plugins:write";
@@ -112,6 +113,13 @@ struct ShowPage {
     shown: PluginVersion,
     schema: String,
     adapter_schema: String,
+    /// Its calls on this server since it was loaded; none where it is not loaded.
+    calls: Vec<FunctionStats>,
+}
+
+/// The mean duration of a function's calls, in microseconds.
+fn mean_us(stats: &FunctionStats) -> String {
+    stats.total_us.checked_div(stats.calls).map_or_else(|| "–".to_owned(), |us| format!("{} µs", format::number(us)))
 }
 
 async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<String>) -> Answer {
@@ -121,7 +129,8 @@ async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<Strin
     let shown = shown.ok_or_else(|| Failure::NotFound(format!("plugin {name}")))?;
     let schema = format::pretty_json(&shown.info.config_schema);
     let adapter_schema = format::pretty_json(&shown.info.adapter_schema);
-    page::html(&ShowPage { page, versions, shown, schema, adapter_schema })
+    let calls = ui.core.plugins.by_no(shown.no).map(|p| p.stats().functions).unwrap_or_default();
+    page::html(&ShowPage { page, versions, shown, schema, adapter_schema, calls })
 }
 
 async fn activate(State(ui): State<Shared>, Path(name): Path<String>, posted: Posted) -> Answer {

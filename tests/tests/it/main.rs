@@ -1,5 +1,7 @@
 //! The integration tests: one binary, so that they are linked once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod api;
 mod cli;
 mod flow;
 mod plugin_contract;

@@ -1,0 +1,361 @@
+//! The dashboard as a browser meets it: every request goes through the whole router.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use axum::response::Response;
+use http_body_util::BodyExt as _;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::router;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::core::Core;
+use crate::device::DeviceSpec;
+use crate::id::{CampaignId, Digest, HostId, TokenId};
+use crate::metrics::Metrics;
+use crate::plugins::{PluginHost, PluginLimits, Registry};
+use crate::queue::memory::MemoryQueue;
+use crate::store::{self, NewContact, TokenRow};
+
+struct Dashboard {
+    router: Router,
+    core: Core,
+    stop: CancellationToken,
+    _data: tempfile::TempDir,
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+const SECRET: &str = "an-admin-secret-for-tests";
+const READER: &str = "a-readers-secret-for-tests";
+
+impl Dashboard {
+    async fn new() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SystemClock::new());
+        let store = store::open(&format!("sqlite:{}", data.path().join("test.db").display()), 2).await.unwrap();
+        let plugin_host = PluginHost::new(PluginLimits::default(), None).unwrap();
+        let core = Core {
+            host: HostId::new(),
+            store,
+            queue: Arc::new(MemoryQueue::new(clock.clone())),
+            plugins: Arc::new(Registry::new(plugin_host.clone())),
+            plugin_host,
+            clock,
+            config: Arc::new(Config { data: data.path().to_owned(), ..Config::default() }),
+            metrics: Arc::new(Metrics::new()),
+            hosts: Arc::default(),
+        };
+        for (name, secret, scopes) in [
+            ("admin", SECRET, &["admin"][..]),
+            ("reader", READER, &["campaigns:read", "devices:read", "stats:read", "suppressions:read"][..]),
+        ] {
+            let row = TokenRow {
+                id: TokenId::new(),
+                name: name.to_owned(),
+                scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+                created_at: core.clock.now(),
+                revoked_at: None,
+            };
+            core.store.create_token(&row, Digest::of(secret.as_bytes())).await.unwrap();
+        }
+        let stop = CancellationToken::new();
+        Self { router: router(core.clone(), stop.clone()), core, stop, _data: data }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn get(&self, path: &str, cookie: &str) -> (StatusCode, String) {
+        let answer = self.send(Request::get(path).header(header::COOKIE, cookie).body(Body::empty()).unwrap()).await;
+        (answer.status(), text(answer).await)
+    }
+
+    async fn post(&self, path: &str, cookie: &str, form: &str) -> Response {
+        let request = Request::post(path)
+            .header(header::COOKIE, cookie)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Body::from(form.to_owned()))
+            .unwrap();
+        self.send(request).await
+    }
+
+    /// Logs in and returns the session cookie, and the proof that its forms carry.
+    async fn log_in(&self, secret: &str) -> (String, String) {
+        let form = self.send(Request::get("/ui/login").body(Body::empty()).unwrap()).await;
+        let login = set_cookie(&form);
+        let csrf = csrf(&text(form).await);
+        let answer = self.post("/ui/login", &login, &format!("csrf={csrf}&token={secret}&next=/ui/devices")).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        assert_eq!(answer.headers()[header::LOCATION], "/ui/devices");
+        let cookie = set_cookie(&answer);
+        let (_, page) = self.get("/ui/devices", &cookie).await;
+        (cookie, self::csrf(&page))
+    }
+
+    async fn campaign(&self) -> CampaignId {
+        let now = self.core.clock.now();
+        let spec = r#"{"name":"autumn <b>","audience":"customers","devices":{"tag":"eu"},"template":{"plugin":"jinja"},
+            "delay":{"plugin":"uniform"}}"#;
+        let id = CampaignId::new();
+        self.core.store.create_campaign(id, &serde_json::from_str(spec).unwrap(), now).await.unwrap();
+        id
+    }
+
+    /// A device, an audience of one, and a campaign that is expanded.
+    async fn running(&self) -> CampaignId {
+        let (store, now) = (&self.core.store, self.core.clock.now());
+        let device: DeviceSpec = serde_json::from_str(r#"{"id":"dev-1","channel":"sms","tags":["eu"]}"#).unwrap();
+        store.put_devices(&[device], now).await.unwrap();
+        let audience = store.begin_audience("customers", &[], now).await.unwrap();
+        let contact =
+            NewContact { address: "+39<i>".to_owned(), locale: None, zone: None, variables: "[]".to_owned() };
+        store.append_contacts(audience, 1, &[contact]).await.unwrap();
+        store.finish_audience(audience, 1, 1, now).await.unwrap();
+        let id = self.campaign().await;
+        let campaign = store.campaign(id).await.unwrap().unwrap();
+        let devices = store.devices(None, None, None, 10).await.unwrap().items;
+        let run = store.start_run(&campaign, audience, &[devices[0].no], now).await.unwrap().unwrap();
+        store.expand_page(run.key, 0, 100, now).await.unwrap().unwrap();
+        id
+    }
+}
+
+async fn text(answer: Response) -> String {
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+fn set_cookie(answer: &Response) -> String {
+    answer.headers()[header::SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned()
+}
+
+fn csrf(page: &str) -> String {
+    page.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn nothing_is_shown_without_a_session() {
+    let ui = Dashboard::new().await;
+    for path in ["/ui/", "/ui/campaigns?status=running", "/ui/events", "/ui/messages/1000000000000000000"] {
+        let answer = ui.send(Request::get(path).body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{path}");
+        assert!(answer.headers()[header::LOCATION].to_str().unwrap().starts_with("/ui/login?next=%2Fui%2F"));
+    }
+    let answer = ui.post("/ui/suppressions", "carillon_session=AAAA", "address=x").await;
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    assert!(ui.core.store.suppressions(None, None, 10).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn log_in_wants_a_valid_token_from_our_own_form() {
+    let ui = Dashboard::new().await;
+    let form = ui.send(Request::get("/ui/login?next=//elsewhere.example").body(Body::empty()).unwrap()).await;
+    let login = set_cookie(&form);
+    let page = text(form).await;
+    assert!(page.contains("name=\"next\" value=\"/ui/\""));
+    let proof = csrf(&page);
+    let wrong = ui.post("/ui/login", &login, &format!("csrf={proof}&token=wrong")).await;
+    assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);
+    let foreign = ui.post("/ui/login", "", &format!("csrf={proof}&token={SECRET}")).await;
+    assert_eq!(foreign.status(), StatusCode::FORBIDDEN);
+    let https = Request::post("/ui/login")
+        .header(header::COOKIE, &login)
+        .header("x-forwarded-proto", "https")
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Body::from(format!("csrf={proof}&token={SECRET}")))
+        .unwrap();
+    let answer = ui.send(https).await;
+    let cookie = answer.headers()[header::SET_COOKIE].to_str().unwrap();
+    for part in ["HttpOnly", "SameSite=Strict", "Secure", "Max-Age=43200", "Path=/ui"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert!(!cookie.contains(SECRET));
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_its_sessions_and_so_does_logging_out() {
+    let ui = Dashboard::new().await;
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    let answer = ui.post("/ui/logout", &cookie, &format!("csrf={proof}")).await;
+    assert!(answer.headers()[header::SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
+    let token = ui.core.store.token_by_secret(Digest::of(SECRET.as_bytes())).await.unwrap().unwrap();
+    assert!(ui.core.store.revoke_token(token.id, ui.core.clock.now()).await.unwrap());
+    assert_eq!(ui.get("/ui/", &cookie).await.0, StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn every_page_is_there_and_guarded() {
+    let ui = Dashboard::new().await;
+    let id = ui.running().await;
+    let (cookie, _) = ui.log_in(SECRET).await;
+    let run = ui.core.store.campaign(id).await.unwrap().unwrap().run.unwrap();
+    let message = ui.core.store.messages(run, None, None, 1).await.unwrap().items[0].id;
+    let paths = [
+        "/ui/".to_owned(),
+        "/ui/campaigns".to_owned(),
+        "/ui/campaigns?status=running".to_owned(),
+        "/ui/campaigns/new".to_owned(),
+        format!("/ui/campaigns/{id}"),
+        format!("/ui/campaigns/{id}?messages=pending"),
+        format!("/ui/messages/{message}"),
+        "/ui/sequences".to_owned(),
+        "/ui/devices?tag=eu&channel=".to_owned(),
+        "/ui/devices/dev-1".to_owned(),
+        "/ui/audiences".to_owned(),
+        "/ui/audiences/customers".to_owned(),
+        "/ui/plugins".to_owned(),
+        "/ui/suppressions?address=x".to_owned(),
+        "/ui/servers".to_owned(),
+    ];
+    for path in paths {
+        let request = Request::get(&path).header(header::COOKIE, &cookie).body(Body::empty()).unwrap();
+        let answer = ui.send(request).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{path}");
+        assert_eq!(answer.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store", "{path}");
+        let page = text(answer).await;
+        assert!(!page.contains(" style=") && !page.contains("<style") && !page.contains(" onclick"), "{path}");
+        assert!(!page.contains("autumn <b>") && !page.contains("+39<i>"), "{path} does not escape");
+    }
+    assert_eq!(ui.get("/ui/nowhere", &cookie).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ui.get(&format!("/ui/campaigns/{}", CampaignId::new()), &cookie).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn forms_without_their_proof_change_nothing() {
+    let ui = Dashboard::new().await;
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    for bad in ["address=a", "address=a&csrf=", "address=a&csrf=AAAA"] {
+        assert_eq!(ui.post("/ui/suppressions", &cookie, bad).await.status(), StatusCode::FORBIDDEN);
+    }
+    let (_, others) = ui.log_in(SECRET).await;
+    let foreign = ui.post("/ui/suppressions", &cookie, &format!("address=a&csrf={others}")).await;
+    assert_eq!(foreign.status(), StatusCode::FORBIDDEN);
+    assert!(ui.core.store.suppressions(None, None, 10).await.unwrap().items.is_empty());
+
+    let good = ui.post("/ui/suppressions", &cookie, &format!("address=a%40b&channel=&csrf={proof}")).await;
+    assert_eq!(good.headers()[header::LOCATION], "/ui/suppressions?done=suppressed");
+    assert_eq!(ui.core.store.suppressions(None, None, 10).await.unwrap().items[0].address, "a@b");
+}
+
+#[tokio::test]
+async fn a_token_sees_and_does_what_its_scopes_say() {
+    let ui = Dashboard::new().await;
+    let id = ui.running().await;
+    let (cookie, _) = ui.log_in(READER).await;
+    // The devices page has no form of its own for a reader: only the proof to log out is left.
+    let (_, device) = ui.get("/ui/devices/dev-1", &cookie).await;
+    assert!(!device.contains("/ui/devices/dev-1/disable"));
+    let (_, campaign) = ui.get(&format!("/ui/campaigns/{id}"), &cookie).await;
+    assert!(!campaign.contains("/pause") && !campaign.contains("/cancel"));
+    let proof = csrf(&campaign);
+    for path in [format!("/ui/campaigns/{id}/cancel"), "/ui/devices/dev-1/disable".into(), "/ui/suppressions".into()] {
+        let answer = ui.post(&path, &cookie, &format!("csrf={proof}&address=a")).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    for path in ["/ui/plugins", "/ui/audiences", "/ui/campaigns/new"] {
+        assert_eq!(ui.get(path, &cookie).await.0, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert!(!campaign.contains("href=\"/ui/plugins\""));
+    let (_, servers) = ui.get("/ui/servers", &cookie).await;
+    assert!(!servers.contains("Audit log"));
+    let row = ui.core.store.campaign(id).await.unwrap().unwrap();
+    assert!(!row.status.is_final());
+}
+
+#[tokio::test]
+async fn a_campaign_is_paused_resumed_and_cancelled() {
+    let ui = Dashboard::new().await;
+    let id = ui.running().await;
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    for (action, status) in [("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")] {
+        let answer = ui.post(&format!("/ui/campaigns/{id}/{action}"), &cookie, &format!("csrf={proof}")).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{action}");
+        let now = ui.core.store.campaign(id).await.unwrap().unwrap().status;
+        assert!(now.as_str() == status || (action == "resume" && now.as_str() == "expanding"), "{action}: {now:?}");
+    }
+    let again = ui.post(&format!("/ui/campaigns/{id}/pause"), &cookie, &format!("csrf={proof}")).await;
+    assert_eq!(again.status(), StatusCode::CONFLICT);
+    assert!(text(again).await.contains("a campaign that is cancelled cannot be paused"));
+}
+
+#[tokio::test]
+async fn a_refused_campaign_keeps_what_was_typed() {
+    let ui = Dashboard::new().await;
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    let form = format!("csrf={proof}&name=spring&template.plugin=jinja&template.config=%7B%22text%22&delay.plugin=uniform");
+    let answer = ui.post("/ui/campaigns/new", &cookie, &form).await;
+    assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let page = text(answer).await;
+    assert!(page.contains("value=\"spring\"") && page.contains("id=\"template.config-error\""));
+    assert!(page.contains("id=\"audience-error\"") && page.contains("id=\"devices-error\""));
+}
+
+#[tokio::test]
+async fn a_csv_is_imported_through_the_form() {
+    let ui = Dashboard::new().await;
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    let upload = |proof: &str| {
+        let part = |head: &str, body: &str| format!("--X\r\nContent-Disposition: form-data; {head}\r\n\r\n{body}\r\n");
+        let body = part("name=\"csrf\"", proof)
+            + &part("name=\"name\"", "friends")
+            + &part("name=\"file\"; filename=\"a.csv\"", "address,city\n+391,Rome\n+391,Oslo\n,Paris\n")
+            + "--X--\r\n";
+        Request::post("/ui/audiences")
+            .header(header::COOKIE, &cookie)
+            .header(header::CONTENT_TYPE, "multipart/form-data; boundary=X")
+            .body(Body::from(body))
+            .unwrap()
+    };
+    assert_eq!(ui.send(upload("wrong")).await.status(), StatusCode::FORBIDDEN);
+    assert!(ui.core.store.audience("friends").await.unwrap().is_none());
+    let answer = ui.send(upload(&proof)).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let page = text(answer).await;
+    assert!(page.contains("1 contacts accepted") && page.contains("Rejected rows"), "{page}");
+    assert_eq!(ui.core.store.audience("friends").await.unwrap().unwrap().contacts, 1);
+}
+
+#[tokio::test]
+async fn assets_are_kept_for_good_under_their_hash() {
+    let ui = Dashboard::new().await;
+    let url = super::assets::css_url();
+    let answer = ui.send(Request::get(&url).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/css; charset=utf-8");
+    assert!(answer.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
+    let etag = answer.headers()[header::ETAG].clone();
+    let again = Request::get(&url).header(header::IF_NONE_MATCH, etag).body(Body::empty()).unwrap();
+    assert_eq!(ui.send(again).await.status(), StatusCode::NOT_MODIFIED);
+    let old = Request::get("/ui/assets/ui-0000000000000000.css").body(Body::empty()).unwrap();
+    assert_eq!(ui.send(old).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn streams_send_samples_and_end_with_the_server() {
+    let ui = Dashboard::new().await;
+    let id = ui.running().await;
+    let (cookie, _) = ui.log_in(SECRET).await;
+    let path = format!("/ui/events?campaign={id}");
+    let answer = ui.send(Request::get(path).header(header::COOKIE, &cookie).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
+    let mut body = answer.into_body();
+    let mut seen = String::new();
+    while !seen.contains(&format!("\"{id}.pending\":\"1\"")) {
+        let frame = body.frame().await.unwrap().unwrap();
+        seen.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    assert!(seen.contains("event: sample") && !seen.contains("+39"));
+    ui.stop.cancel();
+    while body.frame().await.is_some() {}
+}

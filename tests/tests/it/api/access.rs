@@ -1,0 +1,163 @@
+//! Who may call what, how often, and what a repeated call gets.
+
+use std::time::Duration;
+
+use carillon_tests::wait::eventually;
+use serde_json::{Value, json};
+
+use super::{ADMIN, Api, campaign};
+
+/// Every operation of the document with the scope that it demands, its path filled in.
+fn operations(document: &Value) -> Vec<(String, String, Option<String>)> {
+    let mut out = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let scope = operation["security"][0]["token"][0].as_str().map(ToOwned::to_owned);
+            let path = path.strip_prefix("/api/v1").unwrap();
+            let id = if path.starts_with("/messages") { "1000000000000000000" } else { "018f0000-0000-7000-8000-000000000000" };
+            out.push((method.to_uppercase(), path.replace("{id}", id).replace("{name}", "nothing"), scope));
+        }
+    }
+    out
+}
+
+#[tokio::test]
+async fn every_route_demands_its_scope() {
+    let api = Api::start().await;
+    let document = api.send("GET", "/api/v1/openapi.json", &[], "").await.expect(200);
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let operations = operations(&document);
+    assert!(operations.len() >= 35, "{} operations", operations.len());
+
+    let (revoked_id, revoked) = api.token(&["admin"]).await;
+    api.call("DELETE", &format!("/tokens/{revoked_id}"), Value::Null).await.expect(204);
+    let all = ["campaigns", "devices", "plugins", "audiences", "suppressions"];
+    let every: Vec<String> = all.iter().flat_map(|k| [format!("{k}:read"), format!("{k}:write")]).collect();
+    for (method, path, scope) in &operations {
+        let scope = scope.as_deref().unwrap_or_else(|| panic!("{method} {path} names no scope"));
+        let unknown = api.send(method, &format!("/api/v1{path}"), &[], "").await;
+        assert_eq!(unknown.header("www-authenticate"), Some("Bearer"), "{method} {path}");
+        unknown.expect(401);
+        api.call_as("car_wrong", method, path, Value::Null).await.expect(401);
+        api.call_as(&revoked, method, path, Value::Null).await.expect(401);
+    }
+    // A token with every scope but the demanded one is refused; one with only that scope gets past the door.
+    for scope in every.iter().map(String::as_str).chain(["admin"]) {
+        let others: Vec<&str> = every.iter().map(String::as_str).filter(|s| *s != scope).collect();
+        let (_, without) = api.token(&others).await;
+        let (_, with) = api.token(&[scope]).await;
+        for (method, path, _) in operations.iter().filter(|(_, _, s)| s.as_deref() == Some(scope)) {
+            let problem = api.call_as(&without, method, path, Value::Null).await.expect(403);
+            assert!(problem["detail"].as_str().unwrap().contains(scope), "{problem}");
+            let status = api.call_as(&with, method, path, Value::Null).await.status;
+            assert!(![401, 403, 500].contains(&status), "{method} {path} with {scope}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_operation_is_described() {
+    let api = Api::start().await;
+    let document = api.send("GET", "/api/v1/openapi.json", &[], "").await.expect(200);
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+            for status in ["401", "403", "503"] {
+                let media = &operation["responses"][status]["content"]["application/problem+json"];
+                assert!(media["schema"].is_object(), "{method} {path} does not describe {status}");
+            }
+        }
+    }
+    let text = document.to_string();
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(document["components"]["schemas"][name].is_object(), "the schema {name} is missing");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_within_a_second_even_when_it_was_just_used() {
+    let api = Api::start().await;
+    let (id, secret) = api.token(&["devices:read"]).await;
+    api.call_as(&secret, "GET", "/devices", Value::Null).await.expect(200);
+    api.call("DELETE", &format!("/tokens/{id}"), Value::Null).await.expect(204);
+    eventually("the token is refused", Duration::from_secs(1), || async {
+        api.call_as(&secret, "GET", "/devices", Value::Null).await.status == 401
+    })
+    .await;
+    api.call("DELETE", &format!("/tokens/{id}"), Value::Null).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_token_that_calls_too_often_waits() {
+    let api = Api::start_with(|config| config.rate_limit = 5).await;
+    let mut refused = None;
+    for _ in 0..20 {
+        let answer = api.call("GET", "/audiences", Value::Null).await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("twenty calls at once are too many for five a second");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    refused.expect(429);
+}
+
+#[tokio::test]
+async fn secrets_are_shown_once_and_scopes_must_be_known() {
+    let api = Api::start().await;
+    let (_, secret) = api.token(&["campaigns:read"]).await;
+    assert!(secret.starts_with("car_") && secret.len() == 47, "{secret}");
+    let list = api.get("/tokens").await;
+    assert!(!list.to_string().contains(&secret) && !list.to_string().contains(ADMIN));
+    let problem = api.call("POST", "/tokens", json!({"name": "x", "scopes": ["root"]})).await.expect(422);
+    assert_eq!(problem["errors"][0]["field"], "scopes[0]");
+}
+
+async fn keyed(api: &Api, path: &str, key: &str, body: &Value) -> super::Answer {
+    let bearer = format!("Bearer {ADMIN}");
+    let headers =
+        [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", key)];
+    api.send("POST", &format!("/api/v1{path}"), &headers, body.to_string()).await
+}
+
+#[tokio::test]
+async fn a_key_makes_a_repeated_call_one_call() {
+    let api = Api::start().await;
+    api.furnish().await;
+    let first = keyed(&api, "/campaigns", "k1", &campaign()).await;
+    assert_eq!(first.header("idempotency-replayed"), None);
+    let again = keyed(&api, "/campaigns", "k1", &campaign()).await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(first.expect(201), again.expect(201));
+    assert_eq!(api.get("/campaigns").await["items"].as_array().unwrap().len(), 1);
+
+    let mut other = campaign();
+    other["name"] = json!("winter");
+    keyed(&api, "/campaigns", "k1", &other).await.expect(422);
+    keyed(&api, "/campaigns", "k2", &other).await.expect(201);
+
+    // A call that was refused can be mended and sent under its key.
+    other["audience"] = json!("nobody");
+    keyed(&api, "/campaigns", "k3", &other).await.expect(422);
+    keyed(&api, "/campaigns", "k3", &campaign()).await.expect(201);
+
+    // Secrets are not kept with the answer.
+    let token = json!({"name": "x", "scopes": ["admin"]});
+    assert!(keyed(&api, "/tokens", "k4", &token).await.expect(201)["secret"].is_string());
+    assert!(keyed(&api, "/tokens", "k4", &token).await.expect(201)["secret"].is_null());
+    keyed(&api, "/tokens", "", &token).await.expect(400);
+}
+
+#[tokio::test]
+async fn calls_with_one_key_at_the_same_time_make_one_thing() {
+    let api = Api::start().await;
+    api.furnish().await;
+    let spec = campaign();
+    let answers = futures::future::join_all((0..8).map(|_| keyed(&api, "/campaigns", "same", &spec))).await;
+    let made: Vec<_> = answers.iter().filter(|a| a.status == 201).map(|a| a.body["id"].clone()).collect();
+    assert!(!made.is_empty() && made.iter().all(|id| *id == made[0]));
+    assert!(answers.iter().all(|a| [201, 409].contains(&a.status)));
+    assert_eq!(api.get("/campaigns").await["items"].as_array().unwrap().len(), 1);
+}
