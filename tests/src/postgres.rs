@@ -70,9 +70,16 @@ impl Postgres {
         let user = unprivileged_user()?;
         let mut become_user = Vec::new();
         if let Some(user) = &user {
-            anyhow::ensure!(Command::new("chown").arg(&user.name).arg(folder.path()).status()?.success(), "chown failed");
+            anyhow::ensure!(
+                Command::new("chown").arg(&user.name).arg(folder.path()).status()?.success(),
+                "chown failed"
+            );
             std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700))?;
-            become_user.extend(["setpriv".to_owned(), format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
+            become_user.extend([
+                "setpriv".to_owned(),
+                format!("--reuid={}", user.uid),
+                format!("--regid={}", user.gid),
+            ]);
             become_user.extend(["--clear-groups".to_owned(), "--".to_owned()]);
         }
         let command = |program: &str| {

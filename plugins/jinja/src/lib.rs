@@ -11,6 +11,10 @@ use crate::bindings::carillon::plugin::types::{Content, Context, Media, PluginEr
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::template::{Guest as Template, Job};
 
+#[cfg(feature = "greetings")]
+#[path = "../../jinja-next/src/greeting.rs"]
+mod greeting;
+
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit", world: "message-template" });
 }
@@ -181,6 +185,8 @@ fn context(job: Job) -> Value {
     let vars = Value::from_pairs(recipient.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let mut root: BTreeMap<String, Value> =
         recipient.variables.into_iter().map(|(name, value)| (name, value.into())).collect();
+    #[cfg(feature = "greetings")]
+    root.entry("greeting".to_owned()).or_insert_with(|| greeting::of(recipient.zone.as_deref()).into());
     let recipient = Value::from_pairs([
         ("address", recipient.address.into()),
         ("locale", optional(recipient.locale)),
