@@ -7,6 +7,7 @@
 
 mod audiences;
 mod campaigns;
+mod closing;
 mod consent;
 mod devices;
 mod hosts;
@@ -16,6 +17,7 @@ mod reading;
 mod runs;
 mod sequences;
 mod settle;
+mod steps;
 mod tokens;
 
 use std::collections::BTreeMap;
