@@ -65,7 +65,7 @@ impl Postgres {
     /// When there are no binaries, or the server does not come up within half a minute; says what its log holds.
     pub fn start() -> anyhow::Result<Self> {
         let bin = binaries()?;
-        let folder = tempfile::Builder::new().prefix("carillon-pg-").tempdir()?;
+        let folder = tempfile::Builder::new().prefix("carillon-pg-").tempdir_in(roomy_memory_or_temp())?;
         // PostgreSQL refuses to run as root: then another user owns its folder.
         let user = unprivileged_user()?;
         let mut become_user = Vec::new();
@@ -106,6 +106,8 @@ impl Postgres {
             .arg(folder.path())
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "full_page_writes=off"])
             .args(["-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=10s"])
+            // Shared memory as files of the folder: they go with it.
+            .args(["-c", "dynamic_shared_memory_type=mmap"])
             .env("FOLDER", folder.path())
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -135,6 +137,15 @@ impl Postgres {
     fn url(&self, database: &str) -> String {
         format!("postgres://carillon@127.0.0.1:{}/{database}", self.port)
     }
+}
+
+/// Where databases are made and dropped fastest: in memory, where there is plenty, else in the temp folder.
+fn roomy_memory_or_temp() -> PathBuf {
+    const ENOUGH_KB: u64 = 4 * 1024 * 1024;
+    let memory = Path::new("/dev/shm");
+    let free = Command::new("df").args(["-k", "--output=avail"]).arg(memory).stderr(Stdio::null()).output();
+    let free_kb = free.ok().and_then(|out| String::from_utf8(out.stdout).ok()?.lines().nth(1)?.trim().parse().ok());
+    if free_kb.is_some_and(|kb: u64| kb >= ENOUGH_KB) { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 /// The newest PostgreSQL of the machine: what `PATH` names, or Debian's folder of versions.

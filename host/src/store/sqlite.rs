@@ -7,6 +7,7 @@
 
 mod audiences;
 mod campaigns;
+mod closing;
 mod consent;
 mod devices;
 mod health;
@@ -18,6 +19,7 @@ mod reading;
 mod runs;
 mod sequences;
 mod settle;
+mod steps;
 mod tokens;
 
 use std::collections::BTreeMap;

@@ -130,7 +130,7 @@ pub(super) async fn contacts(
     after: u32,
     limit: u32,
 ) -> Result<Vec<(u32, NewContact)>> {
-    let found: Vec<(i32, String, Option<String>, Option<String>, String)> = lite
+    let found: Vec<rows::ContactSql> = lite
         .rows(
             "SELECT no, address, locale, zone, variables FROM contacts
              WHERE audience_no = $1 AND no > $2 ORDER BY no LIMIT $3",
@@ -140,12 +140,7 @@ pub(super) async fn contacts(
         .bind(i64::from(limit))
         .fetch_all(&lite.readers)
         .await?;
-    Ok(found
-        .into_iter()
-        .map(|(no, address, locale, zone, variables)| {
-            (rows::to_u32(no.into()), NewContact { address, locale, zone, variables })
-        })
-        .collect())
+    Ok(found.into_iter().map(Into::into).collect())
 }
 
 pub(super) async fn prune_audiences(lite: &Sqlite, now: Time, limit: u32) -> Result<u64> {

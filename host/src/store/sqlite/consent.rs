@@ -55,21 +55,35 @@ async fn note(lite: &Sqlite, tx: &mut Tx, event: &'static str, entries: &str, at
 /// Ends the open enrolments of suppressed addresses in sequences that use the channel; their pending messages become
 /// suppressed.
 async fn exit_suppressed(lite: &Sqlite, tx: &mut Tx, entries: &str, at: Time) -> Result<()> {
-    let exited: Vec<(i32, i32, i32)> = lite
+    // From the entries to the enrolments, in this order: the other way round would read every enrolment there is.
+    let open: Vec<(i32, i32, i32, String)> = lite
         .rows(
-            "UPDATE enrolments SET status = 3, exit_reason = n.reason
-             FROM (SELECT value ->> 0 AS address, value ->> 1 AS channel, value ->> 2 AS reason FROM json_each($1)) AS n
+            "SELECT e.sequence_no, e.contact_no, e.step, n.value ->> 2
+             FROM json_each($1) n
              CROSS JOIN sequences s
-             CROSS JOIN contacts k ON k.audience_no = s.audience_no AND k.address = n.address
-             WHERE enrolments.sequence_no = s.no AND enrolments.contact_no = k.no AND enrolments.status IN (0, 1)
-               AND (n.channel = '' OR EXISTS (
-                   SELECT 1 FROM runs r JOIN run_devices rd ON rd.run_key = r.key JOIN devices d ON d.no = rd.device_no
-                   WHERE r.sequence_no = s.no AND r.step = enrolments.step AND d.channel = n.channel))
-             RETURNING sequence_no, contact_no, step",
+             CROSS JOIN contacts k ON k.audience_no = s.audience_no AND k.address = n.value ->> 0
+             CROSS JOIN enrolments e ON e.sequence_no = s.no AND e.contact_no = k.no
+             WHERE e.status IN (0, 1) AND (n.value ->> 1 = '' OR EXISTS (
+                 SELECT 1 FROM runs r JOIN run_devices rd ON rd.run_key = r.key JOIN devices d ON d.no = rd.device_no
+                 WHERE r.sequence_no = s.no AND r.step = e.step AND d.channel = n.value ->> 1))
+             ORDER BY n.key",
         )
         .bind(entries)
         .fetch_all(&mut **tx)
         .await?;
+    let mut exited = Vec::with_capacity(open.len());
+    for (sequence, contact, step, reason) in open {
+        lite.sql(
+            "UPDATE enrolments SET status = 3, exit_reason = $3
+             WHERE sequence_no = $1 AND contact_no = $2 AND status IN (0, 1)",
+        )
+        .bind(sequence)
+        .bind(contact)
+        .bind(reason)
+        .execute(&mut **tx)
+        .await?;
+        exited.push((sequence, contact, step));
+    }
     end_steps(lite, tx, &exited, code::SUPPRESSED, at).await
 }
 

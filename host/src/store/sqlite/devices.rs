@@ -172,14 +172,14 @@ pub(super) async fn devices_by_no(lite: &Sqlite, nos: &[DeviceNo]) -> Result<Vec
 pub(super) async fn devices_changed(lite: &Sqlite, since: Time) -> Result<(Vec<Device>, Vec<DeviceNo>)> {
     let found = lite
         .rows(
-            "SELECT no, spec, held, created_at, updated_at FROM devices
+            "SELECT no, spec, held, created_at, updated_at FROM devices INDEXED BY devices_by_change
              WHERE updated_at >= $1 AND deleted_at IS NULL ORDER BY no",
         )
         .bind(since.as_ms())
         .fetch_all(&lite.readers)
         .await?;
     let deleted: Vec<i32> = lite
-        .scalar("SELECT no FROM devices WHERE updated_at >= $1 AND deleted_at IS NOT NULL ORDER BY no")
+        .scalar("SELECT no FROM devices INDEXED BY devices_by_change WHERE updated_at >= $1 AND deleted_at IS NOT NULL ORDER BY no")
         .bind(since.as_ms())
         .fetch_all(&lite.readers)
         .await?;

@@ -292,7 +292,8 @@ async fn an_opt_out_ends_every_sequence_of_the_address(t: Opened) {
     for play in [&p, &other] {
         let e = play.enrolment(2).await;
         assert_eq!((e.status, e.exit_reason.as_deref()), (EnrolmentStatus::Exited, Some("opted-out")));
-        assert_eq!(play.enrolment(3).await.status.code() % 3, play.enrolment(3).await.status.code(), "the others stay");
+        let open = matches!(play.enrolment(3).await.status, EnrolmentStatus::Waiting | EnrolmentStatus::InStep);
+        assert!(open, "the others stay");
     }
     assert_eq!(p.store.message(p.message(0, 2)).await.unwrap().unwrap().status, MessageStatus::Suppressed);
     assert_eq!(

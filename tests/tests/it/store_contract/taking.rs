@@ -2,8 +2,9 @@ use carillon::campaign::{CampaignEvent as E, CampaignStatus as S};
 use carillon::consent::NewSuppression;
 use carillon::id::{HostId, MessageId};
 use carillon::message::{Begun, Counts, MessageStatus, Reason, Recipient, Settled};
-use carillon_tests::fleet::{T0, audience, expand};
-use carillon_tests::fleet::{at, campaign_spec, contact, device_spec, devices, launch, running, sent, versions};
+use carillon_tests::fleet::{
+    T0, addresses, at, audience, campaign_spec, contact, device_spec, devices, expand, launch, running, sent, versions,
+};
 use carillon_tests::stores::Opened;
 
 fn entry(address: &str, channel: Option<&str>) -> NewSuppression {
@@ -146,7 +147,7 @@ async fn a_suppressed_address_is_not_sent_to(t: Opened) {
 
 async fn nothing_is_sent_after_the_expiry(t: Opened) {
     let nos = devices(&*t.store, &["a"]).await;
-    audience(&*t.store, "people", &carillon_tests::fleet::addresses(3)).await;
+    audience(&*t.store, "people", &addresses(3)).await;
     let mut spec = campaign_spec("people");
     spec.expires_at = Some(at(100));
     let s = launch(&*t.store, &spec, &nos, T0).await;
