@@ -278,7 +278,7 @@ fn describe(shared: &Shared, component: &Component, log: &Log, ctx: &CallContext
     let mut store = instance::store(&pre, &shared.limits, log, ctx);
     store.set_hostcall_fuel(1 << 20);
     let instance = pre.instantiate(&mut store).map_err(fail)?;
-    let get: Typed<wire::Get> = instance.get_typed_func(&mut store, &index).map_err(fail)?;
+    let get: Typed<wire::Get> = instance.get_typed_func(&mut store, index).map_err(fail)?;
     let (info,) = get.call(&mut store, ()).map_err(fail)?;
     Ok(PluginInfo {
         name: info.name,

@@ -21,6 +21,7 @@ use super::types::CallContext;
 
 const MAX_RANDOM: u64 = 64 << 10;
 const MAX_LINE: usize = 500;
+const MAX_HANDLES: usize = 1_000;
 
 /// What a store holds for its guest.
 pub(super) struct Guest {
@@ -35,13 +36,10 @@ impl Guest {
     pub(super) fn new(memory_bytes: usize, log: &Log) -> Self {
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        Self {
-            wasi: wasi.build(),
-            table: ResourceTable::new(),
-            limiter: Limiter::new(memory_bytes),
-            now_ms: 0,
-            random: 0,
-        }
+        let mut table = ResourceTable::new();
+        // Handles are the host's memory: a guest that asks for its output again and again crashes.
+        table.set_max_capacity(MAX_HANDLES);
+        Self { wasi: wasi.build(), table, limiter: Limiter::new(memory_bytes), now_ms: 0, random: 0 }
     }
 
     /// Sets clock and randomness to those of the next call.

@@ -5,7 +5,7 @@ mod guests;
 mod hostile;
 mod webhook;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use carillon::plugins::{
     CallContext, Content, DeviceFacts, FIRST_PARTY, MessageRef, Outbound, Plugin, PluginHost, PluginLimits,
     RecipientFacts,
 };
+use tokio::sync::OnceCell;
 
 /// 2026-12-01T09:00:00Z.
 const NOW: Time = Time::from_ms(1_796_115_600_000);
@@ -34,8 +35,12 @@ async fn load(host: &PluginHost, bytes: Bytes) -> Arc<Plugin> {
     host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes).await.unwrap()
 }
 
+/// A first-party plugin, compiled once for all tests.
 async fn first_party(name: &str) -> Arc<Plugin> {
-    load(&host(), embedded(name)).await
+    static HOST: LazyLock<PluginHost> = LazyLock::new(host);
+    static LOADED: [OnceCell<Arc<Plugin>>; 4] = [const { OnceCell::const_new() }; 4];
+    let at = FIRST_PARTY.iter().position(|(n, _)| *n == name).unwrap();
+    LOADED[at].get_or_init(|| load(&HOST, embedded(name))).await.clone()
 }
 
 fn ctx(config: impl AsRef<str>) -> CallContext {
