@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
-use crate::cluster::Cluster;
 use crate::clock::SystemClock;
+use crate::cluster::Cluster;
 use crate::config::{Config, Role};
 use crate::core::Core;
 use crate::egress::{Allowed, Egress, EgressPolicy, Secret};
@@ -89,8 +89,7 @@ impl App {
 
         let fleet = Arc::new(Fleet::new(core.clone()));
         let requests = Arc::new(Requests::default());
-        let pool =
-            Arc::new(Pool::new(core.clone(), fleet.clone(), egress, core.metrics.clone(), requests.clone()));
+        let pool = Arc::new(Pool::new(core.clone(), fleet.clone(), egress, core.metrics.clone(), requests.clone()));
         let has = |role| core.config.has(role);
         let cluster =
             Arc::new(Cluster::new(core.clone(), fleet.clone(), has(Role::Workers).then(|| pool.clone()), clock));
@@ -118,7 +117,8 @@ impl App {
             let router = http::router(core.clone(), ui::router(core.clone(), front.stop.clone()));
             let stop = front.stop.clone();
             front.spawn("api", async move {
-                let served = axum::serve(listener, router.into_make_service()).with_graceful_shutdown(stop.cancelled_owned());
+                let served =
+                    axum::serve(listener, router.into_make_service()).with_graceful_shutdown(stop.cancelled_owned());
                 if let Err(error) = served.await {
                     tracing::error!(error = %error, "the API stopped");
                 }
@@ -180,17 +180,21 @@ fn private_folder(path: &Path) -> std::io::Result<()> {
 /// Opens the store, waiting while it is away.
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let url = config.store_url();
-    let opened = waiting("the store", || store::open(&url, config.store_connections), |error| {
-        matches!(error, StoreError::Unavailable(_))
-    });
+    let opened = waiting(
+        "the store",
+        || store::open(&url, config.store_connections),
+        |error| matches!(error, StoreError::Unavailable(_)),
+    );
     opened.await.context("--store")
 }
 
 /// Opens the queue, waiting while it is away.
 async fn open_queue(config: &Config, clock: Arc<SystemClock>) -> anyhow::Result<Arc<dyn Queue>> {
-    let opened = waiting("the queue", || queue::open(&config.queue, clock.clone()), |error| {
-        matches!(error, QueueError::Unavailable(_))
-    });
+    let opened = waiting(
+        "the queue",
+        || queue::open(&config.queue, clock.clone()),
+        |error| matches!(error, QueueError::Unavailable(_)),
+    );
     opened.await.context("--queue")
 }
 

@@ -85,7 +85,8 @@ fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {
         .merge(suppressions::routes())
         .merge(tokens::routes())
         .merge(cluster::routes());
-    let (router, mut document) = OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", resources).split_for_parts();
+    let (router, mut document) =
+        OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", resources).split_for_parts();
     openapi::complete(&mut document);
     (router, document)
 }

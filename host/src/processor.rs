@@ -124,11 +124,7 @@ impl Processor {
         loop {
             let page = self.core.store.devices_with_ready(after, PAGE).await?;
             after = page.last().copied();
-            let mine: Vec<_> = page
-                .iter()
-                .copied()
-                .filter(|no| no.0.unsigned_abs() % servers == place)
-                .collect();
+            let mine: Vec<_> = page.iter().copied().filter(|no| no.0.unsigned_abs() % servers == place).collect();
             for batch in mine.chunks(self.batch()) {
                 self.fill_where_low(batch).await?;
             }

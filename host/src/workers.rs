@@ -322,9 +322,7 @@ impl Pool {
                 self.account(device, None, &text).await;
                 Duration::ZERO
             }
-            Some(
-                Consequence::ContentRejected(_) | Consequence::PauseCampaign(_) | Consequence::PluginFault(_),
-            )
+            Some(Consequence::ContentRejected(_) | Consequence::PauseCampaign(_) | Consequence::PluginFault(_))
             | None => Duration::ZERO,
         }
     }

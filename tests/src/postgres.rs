@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 /// A running server. It ends, and its folder goes, when the process that started it ends in whatever way.
@@ -17,15 +18,32 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 pub struct Postgres {
     port: u16,
     databases: AtomicU32,
+    /// Databases that no test uses any more: the next test drops them, so that the folder stays small.
+    finished: Mutex<Vec<String>>,
     /// The watchdog waits for the end of this pipe.
     _alive: ChildStdin,
 }
 
 static SHARED: LazyLock<Postgres> = LazyLock::new(|| Postgres::start().expect("PostgreSQL starts"));
 
-/// The URL of a new, empty database on the shared server.
-pub async fn fresh_database() -> String {
-    SHARED.fresh_database().await
+/// A new, empty database on the shared server; it is dropped some time after this value is.
+pub async fn fresh_database() -> Database {
+    let name = SHARED.create_database().await;
+    Database { url: SHARED.url(&name), name }
+}
+
+/// A database of its own for a test.
+#[derive(Debug)]
+pub struct Database {
+    /// Where it is.
+    pub url: String,
+    name: String,
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        SHARED.finished.lock().push(std::mem::take(&mut self.name));
+    }
 }
 
 /// Runs the server as a child of a shell that ends both when its standard input ends, which happens at the end of the
@@ -52,9 +70,16 @@ impl Postgres {
         let user = unprivileged_user()?;
         let mut become_user = Vec::new();
         if let Some(user) = &user {
-            anyhow::ensure!(Command::new("chown").arg(&user.name).arg(folder.path()).status()?.success(), "chown failed");
+            anyhow::ensure!(
+                Command::new("chown").arg(&user.name).arg(folder.path()).status()?.success(),
+                "chown failed"
+            );
             std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700))?;
-            become_user.extend(["setpriv".to_owned(), format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
+            become_user.extend([
+                "setpriv".to_owned(),
+                format!("--reuid={}", user.uid),
+                format!("--regid={}", user.gid),
+            ]);
             become_user.extend(["--clear-groups".to_owned(), "--".to_owned()]);
         }
         let command = |program: &str| {
@@ -91,16 +116,20 @@ impl Postgres {
         // From here on the watchdog removes the folder.
         let folder = folder.keep();
         wait_until_ready(&folder)?;
-        Ok(Self { port, databases: AtomicU32::new(0), _alive: alive })
+        Ok(Self { port, databases: AtomicU32::new(0), finished: Mutex::default(), _alive: alive })
     }
 
-    /// The URL of a new, empty database.
-    pub async fn fresh_database(&self) -> String {
+    async fn create_database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut admin = PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
+        let finished = std::mem::take(&mut *self.finished.lock());
+        for old in finished {
+            let drop = format!("DROP DATABASE {old} WITH (FORCE)");
+            admin.execute(AssertSqlSafe(drop)).await.expect("an unused database goes");
+        }
         admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("a new database");
         admin.close().await.expect("closes");
-        self.url(&name)
+        name
     }
 
     fn url(&self, database: &str) -> String {

@@ -29,7 +29,8 @@ impl Setup {
     /// SQLite and the in-process queue in `data`; loopback is open to senders where `sinks` listen.
     pub fn embedded(data: &Path, sinks: &[u16]) -> Self {
         let setup = Self { data: data.to_owned(), env: Vec::new(), port: free_port() };
-        setup.with("CARILLON_ALLOW_EGRESS", sinks.iter().map(|p| format!("127.0.0.1:{p}")).collect::<Vec<_>>().join(","))
+        setup
+            .with("CARILLON_ALLOW_EGRESS", sinks.iter().map(|p| format!("127.0.0.1:{p}")).collect::<Vec<_>>().join(","))
     }
 
     /// PostgreSQL and Redis.

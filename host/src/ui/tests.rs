@@ -117,8 +117,7 @@ impl Dashboard {
         let device: DeviceSpec = serde_json::from_str(r#"{"id":"dev-1","channel":"sms","tags":["eu"]}"#).unwrap();
         store.put_devices(&[device], now).await.unwrap();
         let audience = store.begin_audience("customers", &[], now).await.unwrap();
-        let contact =
-            NewContact { address: "+39<i>".to_owned(), locale: None, zone: None, variables: "[]".to_owned() };
+        let contact = NewContact { address: "+39<i>".to_owned(), locale: None, zone: None, variables: "[]".to_owned() };
         store.append_contacts(audience, 1, &[contact]).await.unwrap();
         store.finish_audience(audience, 1, 1, now).await.unwrap();
         let id = self.campaign().await;
@@ -294,7 +293,8 @@ async fn a_campaign_is_paused_resumed_and_cancelled() {
 async fn a_refused_campaign_keeps_what_was_typed() {
     let ui = Dashboard::new().await;
     let (cookie, proof) = ui.log_in(SECRET).await;
-    let form = format!("csrf={proof}&name=spring&template.plugin=jinja&template.config=%7B%22text%22&delay.plugin=uniform");
+    let form =
+        format!("csrf={proof}&name=spring&template.plugin=jinja&template.config=%7B%22text%22&delay.plugin=uniform");
     let answer = ui.post("/ui/campaigns/new", &cookie, &form).await;
     assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
     let page = text(answer).await;

@@ -13,8 +13,8 @@ use crate::fleet::{Configured, Fleet, LiveRun};
 use crate::id::DeviceId;
 use crate::message::{Reason, Work};
 use crate::plugins::{
-    Answer, CallContext, Content, DeviceFacts, HttpRequest, HttpResponse, MessageRef, Outbound, PluginBody, PluginFault,
-    Progress, RecipientFacts, RenderJob, Step,
+    Answer, CallContext, Content, DeviceFacts, HttpRequest, HttpResponse, MessageRef, Outbound, PluginBody,
+    PluginFault, Progress, RecipientFacts, RenderJob, Step,
 };
 use crate::workers::accounts::AccountStates;
 use crate::workers::leases::Leases;

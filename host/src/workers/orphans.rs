@@ -100,7 +100,8 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
             &loaded.plan
         }
     };
-    let recipient = crate::message::Recipient { address: String::new(), locale: None, zone: None, variables: Vec::new() };
+    let recipient =
+        crate::message::Recipient { address: String::new(), locale: None, zone: None, variables: Vec::new() };
     let facts = Facts {
         retry: &plan.retry,
         delivery: plan.delivery,
@@ -111,7 +112,8 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
         now,
         random: rand::random(),
     };
-    let verdict = facts.ambiguous(Reason::new("interrupted", "the server that sent it ended before the answer was kept"));
+    let verdict =
+        facts.ambiguous(Reason::new("interrupted", "the server that sent it ended before the answer was kept"));
     let live = runs.get(left.message.run());
     let settlement = Settlement {
         message: left.message,
@@ -142,7 +144,9 @@ pub fn advance(run: &LiveRun, settled: &Settled, now: crate::clock::Time) -> Opt
         Settled::Sent { .. } => next(step.next_offset, now),
         Settled::Failed(reason) if reason.code == "opted-out" => AdvanceTo::Exited("opted-out".to_owned()),
         // A message that cannot arrive does not stop the ones after it, unless the address itself is dead.
-        Settled::Failed(reason) if reason.code == "recipient-invalid" => AdvanceTo::Exited("recipient-invalid".to_owned()),
+        Settled::Failed(reason) if reason.code == "recipient-invalid" => {
+            AdvanceTo::Exited("recipient-invalid".to_owned())
+        }
         Settled::Failed(_) | Settled::Expired => next(step.next_offset, now),
         Settled::Suppressed => AdvanceTo::Exited("suppressed".to_owned()),
         // Nobody knows whether it was sent: the next step waits until somebody does.

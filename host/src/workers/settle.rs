@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::device::{PaceUpdate, Device};
+use crate::device::{Device, PaceUpdate};
 use crate::id::{DeviceId, DeviceNo};
 use crate::message::{AdvanceTo, Settled, Settlement};
 use crate::queue::{Disposal, Finish, Finished, MetricsDelta, Wake};
@@ -128,7 +128,8 @@ impl Pool {
                     }
                 }
                 for finish in lost {
-                    if let Err(error) = self.core.queue.hold(std::slice::from_ref(&finish.device), finish.next_in).await {
+                    if let Err(error) = self.core.queue.hold(std::slice::from_ref(&finish.device), finish.next_in).await
+                    {
                         tracing::warn!(error = %error, device.id = %finish.device, "a device's pace was not kept");
                     }
                 }

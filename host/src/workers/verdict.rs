@@ -94,11 +94,9 @@ impl Facts<'_> {
             Ended::Outcome(outcome) => self.judge_outcome(outcome),
             Ended::FaultBefore(what, fault) => self.judge_fault(what, fault),
             Ended::FaultAfter(fault) => {
-                let reason = Reason::new(fault.code(), format!("the sender failed after its request had left: {fault}"));
-                Verdict {
-                    consequence: Some(Consequence::PluginFault(reason.clone())),
-                    ..self.ambiguous(reason)
-                }
+                let reason =
+                    Reason::new(fault.code(), format!("the sender failed after its request had left: {fault}"));
+                Verdict { consequence: Some(Consequence::PluginFault(reason.clone())), ..self.ambiguous(reason) }
             }
             Ended::GivenUp => Verdict { settled: Settled::Released, outcome: None, suppress: None, consequence: None },
             Ended::Interrupted(reason) => self.ambiguous(reason),
@@ -152,7 +150,10 @@ impl Facts<'_> {
                 }
             }
             Outcome::OptedOut(failure) => Verdict {
-                suppress: Some(NewSuppression { channel: Some(self.channel.to_owned()), ..self.suppression("opted-out") }),
+                suppress: Some(NewSuppression {
+                    channel: Some(self.channel.to_owned()),
+                    ..self.suppression("opted-out")
+                }),
                 ..failed(Reason::new("opted-out", failure.detail))
             },
             Outcome::ContentRejected(failure) => {
@@ -245,12 +246,7 @@ fn sent(settled: Settled) -> Verdict {
 }
 
 fn failed(reason: Reason) -> Verdict {
-    Verdict {
-        settled: Settled::Failed(reason),
-        outcome: Some(LastOutcome::Failed),
-        suppress: None,
-        consequence: None,
-    }
+    Verdict { settled: Settled::Failed(reason), outcome: Some(LastOutcome::Failed), suppress: None, consequence: None }
 }
 
 /// Nothing was tried: the device's pace stays as it was.
@@ -278,8 +274,7 @@ mod tests {
 
     fn judge(failures: u32, delivery: Delivery, deduplicates: bool, ended: Ended) -> Verdict {
         let retry = RetryPolicy { max_attempts: 3, base_ms: 1000, max_ms: 60_000 };
-        let recipient =
-            Recipient { address: "+1".to_owned(), locale: None, zone: None, variables: Vec::new() };
+        let recipient = Recipient { address: "+1".to_owned(), locale: None, zone: None, variables: Vec::new() };
         let facts = Facts {
             retry: &retry,
             delivery,
@@ -306,9 +301,7 @@ mod tests {
 
     #[test]
     fn a_pause_consumes_no_attempt_and_concerns_its_scope() {
-        let pause = |scope| {
-            outcome(Outcome::RetryAfter(Pause { scope, delay_ms: 2000.0, reason: failure("429") }))
-        };
+        let pause = |scope| outcome(Outcome::RetryAfter(Pause { scope, delay_ms: 2000.0, reason: failure("429") }));
         let due = |v: &Verdict| match &v.settled {
             Settled::Retry { due_at, counts: false, .. } => due_at.as_ms() - 1_000_000,
             other => panic!("{other:?}"),
@@ -319,17 +312,15 @@ mod tests {
         assert_eq!(due(&device), 0);
         assert!(matches!(device.consequence, Some(Consequence::PauseDevice(d, _)) if d == Duration::from_secs(2)));
         assert!(matches!(pause(Scope::Account).consequence, Some(Consequence::PauseAccount(..))));
-        let endless = outcome(Outcome::RetryAfter(Pause {
-            scope: Scope::Message,
-            delay_ms: f64::MAX,
-            reason: failure("429"),
-        }));
+        let endless =
+            outcome(Outcome::RetryAfter(Pause { scope: Scope::Message, delay_ms: f64::MAX, reason: failure("429") }));
         assert_eq!(due(&endless), i64::try_from(MAX_PAUSE.as_millis()).unwrap());
     }
 
     #[test]
     fn transient_failures_end_with_the_last_attempt() {
-        let transient = |failures| judge(failures, Delivery::Auto, false, Ended::Outcome(Outcome::Transient(failure("503"))));
+        let transient =
+            |failures| judge(failures, Delivery::Auto, false, Ended::Outcome(Outcome::Transient(failure("503"))));
         assert!(matches!(transient(0).settled, Settled::Retry { counts: true, .. }));
         assert!(matches!(transient(1).settled, Settled::Retry { counts: true, .. }));
         assert!(matches!(transient(2).settled, Settled::Failed(_)));
@@ -375,7 +366,8 @@ mod tests {
         assert_eq!(before.outcome, None, "nothing was sent: the pace stays");
         let after = judge(0, Delivery::AtMostOnce, false, Ended::FaultAfter(PluginFault::Deadline));
         assert!(matches!(after.settled, Settled::Unknown(_)));
-        let config = judge(0, Delivery::Auto, false, Ended::FaultBefore("template", PluginFault::InvalidConfig("x".into())));
+        let config =
+            judge(0, Delivery::Auto, false, Ended::FaultBefore("template", PluginFault::InvalidConfig("x".into())));
         assert_eq!(config.settled, Settled::Released);
         assert!(matches!(config.consequence, Some(Consequence::PauseCampaign(_))));
     }

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::bindings::carillon::plugin::sending::{
-    Acceptance, Answer, Body, Failure, HttpRequest, HttpResponse, Outage, Outbound, Outcome, Pause, Progress, RecipientProblem,
-    Rejection, Round, Scope, Step,
+    Acceptance, Answer, Body, Failure, HttpRequest, HttpResponse, Outage, Outbound, Outcome, Pause, Progress,
+    RecipientProblem, Rejection, Round, Scope, Step,
 };
 use crate::bindings::carillon::plugin::types::{Context, PluginError};
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};

@@ -272,8 +272,7 @@ async fn a_sequence_sends_each_step_once_in_order_and_ends_with_a_suppression() 
         "steps": [step("one {{ name }}", 0), step("two {{ name }}", 2000), step("three {{ name }}", 2000)]});
     let id = world.api().post("/api/v1/sequences", &spec).await["id"].as_str().expect("an id").to_owned();
     world.api().post(&format!("/api/v1/sequences/{id}/start"), &json!({})).await;
-    let enrolled =
-        world.api().post(&format!("/api/v1/sequences/{id}/enrol"), &json!({"audience": "customers"})).await;
+    let enrolled = world.api().post(&format!("/api/v1/sequences/{id}/enrol"), &json!({"audience": "customers"})).await;
     assert_eq!(enrolled["enrolled"], json!(contacts), "{enrolled}");
 
     eventually("the first step is done", PATIENCE, || async { sink.count() >= contacts }).await;
@@ -311,8 +310,14 @@ async fn a_suppressed_address_gets_nothing_and_a_cancelled_campaign_ends() {
     let world = World::embedded(&sink).await;
     world.add_devices(4).await;
     world.add_audience("customers", 200).await;
-    world.api().post("/api/v1/suppressions", &json!([{"address": address(0)}, {"address": address(1), "channel": "sms"},
-        {"address": address(2), "channel": "email"}])).await;
+    world
+        .api()
+        .post(
+            "/api/v1/suppressions",
+            &json!([{"address": address(0)}, {"address": address(1), "channel": "sms"},
+        {"address": address(2), "channel": "email"}]),
+        )
+        .await;
     let id = world.launch(&spec(&sink, 100)).await;
     eventually("it sends", PATIENCE, || async { sink.count() > 10 }).await;
     // While it runs: an address that is still waiting.

@@ -4,6 +4,7 @@
 mod api;
 mod cli;
 mod flow;
+mod plugin_contract;
 mod queue_contract;
 mod rooms;
 mod store_contract;

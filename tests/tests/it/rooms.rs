@@ -24,7 +24,8 @@ fn libraries_stay_in_their_rooms() {
     let mut files = Vec::new();
     rust_files(&src, &mut files);
     let rooms = [("sqlx", "store"), ("redis", "queue"), ("wasmtime", "plugins"), ("hyper_rustls", "egress")];
-    let domain = ["campaign.rs", "message.rs", "device.rs", "sequence.rs", "consent.rs", "window.rs", "plugin.rs", "id.rs"];
+    let domain =
+        ["campaign.rs", "message.rs", "device.rs", "sequence.rs", "consent.rs", "window.rs", "plugin.rs", "id.rs"];
     for file in files {
         let name = file.strip_prefix(&src).expect("below src").to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).expect("text");
@@ -34,14 +35,20 @@ fn libraries_stay_in_their_rooms() {
                 continue;
             }
             for (library, room) in rooms {
-                let imports = code.starts_with(&format!("use {library}::")) || code.contains(&format!(" {library}::"))
-                    || code.contains(&format!("({library}::")) || code.contains(&format!("<{library}::"));
+                let imports = code.starts_with(&format!("use {library}::"))
+                    || code.contains(&format!(" {library}::"))
+                    || code.contains(&format!("({library}::"))
+                    || code.contains(&format!("<{library}::"));
                 let at_home = name == format!("{room}.rs") || name.starts_with(&format!("{room}/"));
                 assert!(!imports || at_home, "{name}:{}: {library} belongs into {room}", line_no + 1);
             }
             if domain.contains(&name.as_str()) {
                 for library in ["tokio::", "std::fs", "std::net", "crate::store", "crate::queue::", "crate::core"] {
-                    assert!(!code.starts_with(&format!("use {library}")), "{name}:{}: the domain does no I/O", line_no + 1);
+                    assert!(
+                        !code.starts_with(&format!("use {library}")),
+                        "{name}:{}: the domain does no I/O",
+                        line_no + 1
+                    );
                 }
             }
         }
@@ -54,8 +61,14 @@ fn the_loops_do_not_call_each_other() {
     let src = root().join("host/src");
     let loops = ["trigger", "processor", "workers", "recovery"];
     // What they share is not a loop: a list of low queues, and how an abandoned message is settled.
-    let shared = ["crate::processor::Requests", "crate::workers::orphans", "crate::workers::breakers", "crate::workers::Pool",
-        "crate::workers::{Pool, orphans}", "crate::workers::pacing::LAZY"];
+    let shared = [
+        "crate::processor::Requests",
+        "crate::workers::orphans",
+        "crate::workers::breakers",
+        "crate::workers::Pool",
+        "crate::workers::{Pool, orphans}",
+        "crate::workers::pacing::LAZY",
+    ];
     for name in loops {
         let text = std::fs::read_to_string(src.join(format!("{name}.rs"))).expect("a loop");
         for line in text.lines().filter(|l| l.starts_with("use crate::")) {

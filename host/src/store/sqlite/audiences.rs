@@ -94,7 +94,10 @@ pub(super) async fn finish_audience(
 
 pub(super) async fn abort_audience(lite: &Sqlite, audience: AudienceNo) -> Result<()> {
     // Its contacts go with the next pruning: there may be millions.
-    lite.sql("UPDATE audiences SET state = 2 WHERE no = $1 AND state = 0").bind(audience.0).execute(&lite.writer).await?;
+    lite.sql("UPDATE audiences SET state = 2 WHERE no = $1 AND state = 0")
+        .bind(audience.0)
+        .execute(&lite.writer)
+        .await?;
     Ok(())
 }
 

@@ -18,9 +18,7 @@ pub(super) async fn suppress(lite: &Sqlite, entries: &[NewSuppression], now: Tim
 /// Suppresses within a transaction; returns how many entries are new.
 pub(super) async fn suppress_in(lite: &Sqlite, tx: &mut Tx, entries: &[NewSuppression], at: Time) -> Result<u32> {
     let columns = list(
-        entries
-            .iter()
-            .map(|e| (e.address.trim(), rows::channel_column(e.channel.as_deref()), e.reason.as_str())),
+        entries.iter().map(|e| (e.address.trim(), rows::channel_column(e.channel.as_deref()), e.reason.as_str())),
     )?;
     let added: Vec<(String, String, String)> = lite
         .rows(

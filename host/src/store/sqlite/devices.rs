@@ -118,14 +118,12 @@ pub(super) async fn delete_device(lite: &Sqlite, id: &DeviceId, now: Time) -> Re
 }
 
 pub(super) async fn device(lite: &Sqlite, id: &DeviceId) -> Result<Option<Device>> {
-    lite.rows(
-        "SELECT no, spec, held, created_at, updated_at FROM devices WHERE id = $1 AND deleted_at IS NULL",
-    )
-    .bind(id.as_str())
-    .fetch_optional(&lite.readers)
-    .await?
-    .map(rows::DeviceSql::read)
-    .transpose()
+    lite.rows("SELECT no, spec, held, created_at, updated_at FROM devices WHERE id = $1 AND deleted_at IS NULL")
+        .bind(id.as_str())
+        .fetch_optional(&lite.readers)
+        .await?
+        .map(rows::DeviceSql::read)
+        .transpose()
 }
 
 pub(super) async fn devices(
@@ -201,7 +199,8 @@ pub(super) async fn devices_of_account(lite: &Sqlite, account: &str) -> Result<V
 }
 
 pub(super) async fn count_devices(lite: &Sqlite) -> Result<u64> {
-    let count: i64 = lite.scalar("SELECT count(*) FROM devices WHERE deleted_at IS NULL").fetch_one(&lite.readers).await?;
+    let count: i64 =
+        lite.scalar("SELECT count(*) FROM devices WHERE deleted_at IS NULL").fetch_one(&lite.readers).await?;
     Ok(rows::to_u64(count))
 }
 
@@ -233,11 +232,7 @@ pub(super) async fn save_paces(lite: &Sqlite, paces: &[PaceUpdate]) -> Result<()
 }
 
 /// Saves paces within a transaction.
-pub(super) async fn save_paces_in(
-    lite: &Sqlite,
-    tx: &mut Tx,
-    paces: impl Iterator<Item = &PaceUpdate>,
-) -> Result<()> {
+pub(super) async fn save_paces_in(lite: &Sqlite, tx: &mut Tx, paces: impl Iterator<Item = &PaceUpdate>) -> Result<()> {
     for pace in paces {
         lite.sql(
             "INSERT INTO device_state AS s (device_no, next_at, token, pace) VALUES ($1, $2, $3, $4)

@@ -6,12 +6,7 @@ pub(super) use super::settle::settle;
 use super::*;
 use crate::message::Reason;
 
-pub(super) async fn top_up(
-    lite: &Sqlite,
-    devices: &[DeviceNo],
-    runs: &[RankedRun],
-    window: u32,
-) -> Result<Vec<TopUp>> {
+pub(super) async fn top_up(lite: &Sqlite, devices: &[DeviceNo], runs: &[RankedRun], window: u32) -> Result<Vec<TopUp>> {
     if devices.is_empty() || runs.is_empty() {
         return Ok(Vec::new());
     }
@@ -298,13 +293,7 @@ macro_rules! reassign {
     };
 }
 
-pub(super) async fn reassign(
-    lite: &Sqlite,
-    from: DeviceNo,
-    run: RunKey,
-    to: &[DeviceNo],
-    limit: u32,
-) -> Result<u64> {
+pub(super) async fn reassign(lite: &Sqlite, from: DeviceNo, run: RunKey, to: &[DeviceNo], limit: u32) -> Result<u64> {
     let to: Vec<i32> = to.iter().filter(|no| **no != from).map(|no| no.0).collect();
     if to.is_empty() {
         return Ok(0);

@@ -4,9 +4,7 @@ use super::*;
 
 pub(super) async fn saved_paces(lite: &Sqlite, devices: &[DeviceNo]) -> Result<Vec<(DeviceNo, SavedPace)>> {
     let found: Vec<(i32, i64, String)> = lite
-        .rows(
-            "SELECT device_no, next_at, pace FROM device_state WHERE device_no IN (SELECT value FROM json_each($1))",
-        )
+        .rows("SELECT device_no, next_at, pace FROM device_state WHERE device_no IN (SELECT value FROM json_each($1))")
         .bind(list(devices.iter().map(|no| no.0))?)
         .fetch_all(&lite.readers)
         .await?;

@@ -21,11 +21,8 @@ pub(super) async fn put_plugin(lite: &Sqlite, new: &NewPluginVersion, activate: 
         .bind(new.kind.as_str())
         .execute(&mut *tx)
         .await?;
-    let kind: String = lite
-        .scalar("SELECT kind FROM plugins WHERE name = $1")
-        .bind(&info.name)
-        .fetch_one(&mut *tx)
-        .await?;
+    let kind: String =
+        lite.scalar("SELECT kind FROM plugins WHERE name = $1").bind(&info.name).fetch_one(&mut *tx).await?;
     if kind != new.kind.as_str() {
         return Err(StoreError::Conflict(format!("the name {} belongs to a plugin of kind {kind}", info.name)));
     }
@@ -75,8 +72,7 @@ pub(super) async fn put_plugin(lite: &Sqlite, new: &NewPluginVersion, activate: 
 }
 
 async fn version(lite: &Sqlite, tx: &mut Tx, no: i32) -> Result<PluginVersion> {
-    let found: rows::PluginSql =
-        lite.rows(version_columns!("WHERE v.no = $1")).bind(no).fetch_one(&mut **tx).await?;
+    let found: rows::PluginSql = lite.rows(version_columns!("WHERE v.no = $1")).bind(no).fetch_one(&mut **tx).await?;
     found.read()
 }
 

@@ -178,9 +178,7 @@ pub(super) async fn expand_page(
 ) -> Result<Option<ExpandedPage>> {
     let mut tx = lite.begin().await?;
     let state: Option<Expanding> = lite
-        .rows(
-            "SELECT campaign_id, audience_no, sticky, cursor, last, active, expanded FROM runs WHERE key = $1",
-        )
+        .rows("SELECT campaign_id, audience_no, sticky, cursor, last, active, expanded FROM runs WHERE key = $1")
         .bind(run.0)
         .fetch_optional(&mut *tx)
         .await?;
@@ -347,13 +345,7 @@ pub(super) async fn complete_campaigns(lite: &Sqlite, now: Time) -> Result<Vec<C
     Ok(completed)
 }
 
-pub(super) async fn close_pending(
-    lite: &Sqlite,
-    run: RunKey,
-    to: MessageStatus,
-    limit: u32,
-    now: Time,
-) -> Result<u64> {
+pub(super) async fn close_pending(lite: &Sqlite, run: RunKey, to: MessageStatus, limit: u32, now: Time) -> Result<u64> {
     let code = match to {
         MessageStatus::Cancelled => code::CANCELLED,
         MessageStatus::Expired => code::EXPIRED,

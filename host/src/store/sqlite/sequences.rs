@@ -184,8 +184,7 @@ async fn enrol(
     due_at: Time,
     now: Time,
 ) -> Result<Enrolled> {
-    let mut last: i32 =
-        lite.scalar("SELECT last FROM audiences WHERE no = $1").bind(own).fetch_one(&mut **tx).await?;
+    let mut last: i32 = lite.scalar("SELECT last FROM audiences WHERE no = $1").bind(own).fetch_one(&mut **tx).await?;
     let mut out = Enrolled::default();
     for contact in page {
         if contact.known {

@@ -14,7 +14,11 @@ fn operations(document: &Value) -> Vec<(String, String, Option<String>)> {
         for (method, operation) in item.as_object().unwrap() {
             let scope = operation["security"][0]["token"][0].as_str().map(ToOwned::to_owned);
             let path = path.strip_prefix("/api/v1").unwrap();
-            let id = if path.starts_with("/messages") { "1000000000000000000" } else { "018f0000-0000-7000-8000-000000000000" };
+            let id = if path.starts_with("/messages") {
+                "1000000000000000000"
+            } else {
+                "018f0000-0000-7000-8000-000000000000"
+            };
             out.push((method.to_uppercase(), path.replace("{id}", id).replace("{name}", "nothing"), scope));
         }
     }
@@ -117,8 +121,7 @@ async fn secrets_are_shown_once_and_scopes_must_be_known() {
 
 async fn keyed(api: &Api, path: &str, key: &str, body: &Value) -> super::Answer {
     let bearer = format!("Bearer {ADMIN}");
-    let headers =
-        [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", key)];
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", key)];
     api.send("POST", &format!("/api/v1{path}"), &headers, body.to_string()).await
 }
 

@@ -28,9 +28,14 @@ async fn paths_methods_bodies_and_queries() {
     api.upload("POST", "/devices", "application/xml", "<a/>").await.expect(415);
     api.upload("PUT", "/audiences/a", "application/json", "[]").await.expect(415);
 
-    for (query, field) in [("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("colour=red", "colour"),
-        ("cursor=!!!", "cursor"), ("cursor=AAAA", "cursor")]
-    {
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=x", "limit"),
+        ("colour=red", "colour"),
+        ("cursor=!!!", "cursor"),
+        ("cursor=AAAA", "cursor"),
+    ] {
         let problem = api.call("GET", &format!("/campaigns?{query}"), Value::Null).await.expect(400);
         assert_eq!(fields(&problem), [field], "{query}: {problem}");
     }
@@ -115,9 +120,13 @@ async fn devices_are_all_taken_or_none() {
     }
     api.call("POST", "/devices", json!([])).await.expect(422);
     api.furnish().await;
-    for (patch, field) in [(json!({"id": "x"}), "id"), (json!({"colour": 1}), "colour"), (json!({"channel": null}), "channel"),
-        (json!({"held": ""}), "held"), (json!({"caps": {"per_day": -1}}), "caps.per_day")]
-    {
+    for (patch, field) in [
+        (json!({"id": "x"}), "id"),
+        (json!({"colour": 1}), "colour"),
+        (json!({"channel": null}), "channel"),
+        (json!({"held": ""}), "held"),
+        (json!({"caps": {"per_day": -1}}), "caps.per_day"),
+    ] {
         let problem = api.call("PATCH", "/devices/dev-1", patch).await.expect(422);
         assert_eq!(fields(&problem), [field], "{problem}");
     }
@@ -141,7 +150,8 @@ async fn what_is_no_plugin_is_refused_with_the_reason() {
 async fn suppressions_and_sequences_are_checked_too() {
     let api = Api::start().await;
     api.furnish().await;
-    let problem = api.call("POST", "/suppressions", json!([{"address": " "}, {"address": "+1", "channel": "a b"}])).await;
+    let problem =
+        api.call("POST", "/suppressions", json!([{"address": " "}, {"address": "+1", "channel": "a b"}])).await;
     assert_eq!(fields(&problem.expect(422)), ["[0].address", "[1].channel"]);
     let step = json!({"template": {"plugin": "jinja", "config": {"text": "x"}},
         "delay": {"plugin": "uniform", "config": {"min_ms": 1, "max_ms": 2}},
@@ -152,6 +162,7 @@ async fn suppressions_and_sequences_are_checked_too() {
     let problem = api.call("POST", "/sequences", spec).await.expect(422);
     let found = fields(&problem);
     assert!(found.contains(&"steps[1].template.plugin") && found.contains(&"devices.tag"), "{problem}");
-    let problem = api.call("POST", "/sequences", json!({"name": "x", "devices": {"tag": "eu"}, "steps": []})).await.expect(422);
+    let problem =
+        api.call("POST", "/sequences", json!({"name": "x", "devices": {"tag": "eu"}, "steps": []})).await.expect(422);
     assert_eq!(fields(&problem), ["steps"]);
 }

@@ -13,7 +13,8 @@ use super::{ADMIN, Api};
 #[tokio::test]
 async fn broken_rows_are_rejected_and_the_rest_is_taken() {
     let api = Api::start().await;
-    let mut csv = b"\xef\xbb\xbfaddress,name,zone\n+1,\"Ann, \"\"A\"\"\",Europe/Rome\n+2,Bob\n,Nobody,\n+1,Again,\n".to_vec();
+    let mut csv =
+        b"\xef\xbb\xbfaddress,name,zone\n+1,\"Ann, \"\"A\"\"\",Europe/Rome\n+2,Bob\n,Nobody,\n+1,Again,\n".to_vec();
     csv.extend(b"+3,B\xffd,\n+4,Cleo,Mars/Base\n+5,\"two\nlines\",\n+6,Dan,\n");
     csv.extend(format!("{},Long,\n", "9".repeat(1025)).bytes());
     let report = api.upload("PUT", "/audiences/people", "text/csv; charset=utf-8", csv).await.expect(200);
@@ -39,7 +40,9 @@ async fn ndjson_is_taken_line_by_line() {
 #[tokio::test]
 async fn a_header_that_cannot_be_used_is_refused() {
     let api = Api::start().await;
-    for (csv, word) in [("name,city\nx,y\n", "address"), ("address,a,a\n", "twice"), ("address,,b\n", "no name"), ("", "empty")] {
+    for (csv, word) in
+        [("name,city\nx,y\n", "address"), ("address,a,a\n", "twice"), ("address,,b\n", "no name"), ("", "empty")]
+    {
         let problem = api.upload("PUT", "/audiences/x", "text/csv", csv).await.expect(422);
         assert!(problem.to_string().contains(word), "{problem}");
     }
@@ -56,7 +59,10 @@ async fn only_so_many_rejected_rows_are_listed_and_all_are_counted() {
     let api = Api::start_with(|config| config.audience_max = 2_500).await;
     let broken = format!("address\n+1\n{}", "+1\n".repeat(3_000));
     let report = api.upload("PUT", "/audiences/x", "text/csv", broken).await.expect(200);
-    assert_eq!((report["rejected_count"].as_u64(), report["rejected"].as_array().map(Vec::len)), (Some(3_000), Some(1_000)));
+    assert_eq!(
+        (report["rejected_count"].as_u64(), report["rejected"].as_array().map(Vec::len)),
+        (Some(3_000), Some(1_000))
+    );
     let many: String = (0..3_000).fold("address\n".to_owned(), |mut text, n| {
         writeln!(text, "+{n}").unwrap();
         text

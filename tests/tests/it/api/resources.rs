@@ -20,7 +20,10 @@ async fn devices() {
     api.upload("POST", "/devices", "text/csv", "id,channel,tags,number\ndev-4,sms,eu us,+4\n").await.expect(201);
 
     let shown = api.get("/devices/dev-4").await;
-    assert_eq!((&shown["tags"], &shown["adapter"], &shown["name"]), (&json!(["eu", "us"]), &json!({"number": "+4"}), &json!("dev-4")));
+    assert_eq!(
+        (&shown["tags"], &shown["adapter"], &shown["name"]),
+        (&json!(["eu", "us"]), &json!({"number": "+4"}), &json!("dev-4"))
+    );
     assert_eq!(shown["queue"]["queued"], 0);
     let ids = |listing: &Value| -> Vec<String> {
         listing["items"].as_array().unwrap().iter().map(|d| d["id"].as_str().unwrap().to_owned()).collect()
@@ -30,7 +33,10 @@ async fn devices() {
 
     let patch = json!({"name": "Uno", "caps": {"per_hour": null, "per_day": 5}, "adapter": {"number": null, "sim": 2}, "enabled": false});
     let changed = api.call("PATCH", "/devices/dev-1", patch).await.expect(200);
-    assert_eq!((&changed["name"], &changed["adapter"], &changed["enabled"]), (&json!("Uno"), &json!({"sim": 2}), &json!(false)));
+    assert_eq!(
+        (&changed["name"], &changed["adapter"], &changed["enabled"]),
+        (&json!("Uno"), &json!({"sim": 2}), &json!(false))
+    );
     assert_eq!(changed["caps"], json!({"per_minute": null, "per_hour": null, "per_day": 5}));
     assert_eq!(changed["tags"], json!(["eu"]), "what the patch does not name stays");
     assert_eq!(api.call("PATCH", "/devices/dev-1", json!({"held": "blocked"})).await.expect(200)["held"], "blocked");
@@ -80,15 +86,22 @@ async fn a_campaign_from_draft_to_cancelled() {
     let page = api.core.store.expand_page(run, 0, 100, api.core.clock.now()).await.unwrap().unwrap();
     assert!(page.done);
     let view = api.get(&format!("/campaigns/{id}")).await;
-    assert_eq!((&view["counts"]["pending"], &view["status"], &view["recipients"]), (&json!(3), &json!("running"), &json!(3)));
-    for state in ["pending", "processing", "sent", "delivered", "failed", "unknown", "suppressed", "expired", "cancelled"] {
+    assert_eq!(
+        (&view["counts"]["pending"], &view["status"], &view["recipients"]),
+        (&json!(3), &json!("running"), &json!(3))
+    );
+    for state in
+        ["pending", "processing", "sent", "delivered", "failed", "unknown", "suppressed", "expired", "cancelled"]
+    {
         assert!(view["counts"][state].is_u64(), "{view}");
     }
     assert!(view["rate_per_s"].is_number() && view["eta_s"].is_null());
 
     let page = api.get(&format!("{}?status=pending&limit=2", at("messages"))).await;
     assert_eq!(page["items"].as_array().unwrap().len(), 2);
-    let rest = api.get(&format!("{}?status=pending&limit=2&cursor={}", at("messages"), page["next_cursor"].as_str().unwrap())).await;
+    let rest = api
+        .get(&format!("{}?status=pending&limit=2&cursor={}", at("messages"), page["next_cursor"].as_str().unwrap()))
+        .await;
     assert_eq!(rest["items"].as_array().unwrap().len(), 1);
     let message = page["items"][0]["id"].as_str().unwrap().to_owned();
     let codes = async || -> Vec<String> {
@@ -106,8 +119,13 @@ async fn a_campaign_from_draft_to_cancelled() {
 
     let patch = json!({"priority": 1, "delay": {"min_ms": 5, "config": {"min_ms": 1, "max_ms": 2}}, "window": {"from": "09:00", "to": "20:00"}});
     let edited = api.call("PATCH", &format!("/campaigns/{id}"), patch).await.expect(200);
-    assert_eq!((&edited["priority"], &edited["delay"]["min_ms"], &edited["delay"]["config"]["max_ms"]), (&json!(1), &json!(5), &json!(2)));
-    assert!(api.call("PATCH", &format!("/campaigns/{id}"), json!({"window": null})).await.expect(200)["window"].is_null());
+    assert_eq!(
+        (&edited["priority"], &edited["delay"]["min_ms"], &edited["delay"]["config"]["max_ms"]),
+        (&json!(1), &json!(5), &json!(2))
+    );
+    assert!(
+        api.call("PATCH", &format!("/campaigns/{id}"), json!({"window": null})).await.expect(200)["window"].is_null()
+    );
     api.call("PATCH", &format!("/campaigns/{id}"), json!({"delay": {"config": {"min_ms": "x"}}})).await.expect(422);
     api.call("PATCH", &format!("/campaigns/{id}"), json!({"name": "other"})).await.expect(422);
 
@@ -129,7 +147,10 @@ async fn a_campaign_waits_for_its_time_and_for_a_device() {
     let launched = api.call("POST", &format!("/campaigns/{later}/launch"), Value::Null).await.expect(200);
     assert_eq!((&launched["status"], &launched["run"]), (&json!("scheduled"), &Value::Null));
     api.call("POST", &format!("/campaigns/{later}/pause"), Value::Null).await.expect(200);
-    assert_eq!(api.call("POST", &format!("/campaigns/{later}/resume"), Value::Null).await.expect(200)["status"], "scheduled");
+    assert_eq!(
+        api.call("POST", &format!("/campaigns/{later}/resume"), Value::Null).await.expect(200)["status"],
+        "scheduled"
+    );
 
     for device in ["dev-1", "dev-2"] {
         api.call("PATCH", &format!("/devices/{device}"), json!({"enabled": false})).await.expect(200);
@@ -138,7 +159,10 @@ async fn a_campaign_waits_for_its_time_and_for_a_device() {
     let launched = api.call("POST", &format!("/campaigns/{id}/launch"), Value::Null).await.expect(200);
     assert_eq!((&launched["status"], &launched["paused_reason"]), (&json!("paused"), &json!("no device")));
     api.call("PATCH", "/devices/dev-2", json!({"enabled": true})).await.expect(200);
-    assert_eq!(api.call("POST", &format!("/campaigns/{id}/resume"), Value::Null).await.expect(200)["status"], "expanding");
+    assert_eq!(
+        api.call("POST", &format!("/campaigns/{id}/resume"), Value::Null).await.expect(200)["status"],
+        "expanding"
+    );
 }
 
 #[tokio::test]
@@ -177,7 +201,8 @@ async fn sequences_and_enrolments() {
 #[tokio::test]
 async fn suppressions() {
     let api = Api::start().await;
-    let entries = json!([{"address": " +1 ", "reason": "opted-out"}, {"address": "+2", "channel": "sms", "reason": "invalid"}]);
+    let entries =
+        json!([{"address": " +1 ", "reason": "opted-out"}, {"address": "+2", "channel": "sms", "reason": "invalid"}]);
     assert_eq!(api.call("POST", "/suppressions", entries.clone()).await.expect(200), json!({"added": 2}));
     assert_eq!(api.call("POST", "/suppressions", entries).await.expect(200), json!({"added": 0}));
     let list = api.get("/suppressions?limit=1").await;
@@ -185,7 +210,12 @@ async fn suppressions() {
     let rest = api.get(&format!("/suppressions?limit=1&cursor={}", list["next_cursor"].as_str().unwrap())).await;
     assert_eq!(rest["items"][0]["channel"], "sms");
     assert_eq!(api.get("/suppressions?address=%2B2").await["items"].as_array().unwrap().len(), 1);
-    assert_eq!(api.call("DELETE", "/suppressions", json!([{"address": "+2", "channel": "sms"}, {"address": "+7"}])).await.expect(200), json!({"removed": 1}));
+    assert_eq!(
+        api.call("DELETE", "/suppressions", json!([{"address": "+2", "channel": "sms"}, {"address": "+7"}]))
+            .await
+            .expect(200),
+        json!({"removed": 1})
+    );
     let audit = api.get("/audit").await.to_string();
     assert!(audit.contains("suppression.remove") && !audit.contains("+1"), "{audit}");
 }
@@ -214,15 +244,31 @@ async fn the_pages_that_watch_a_server() {
     assert_eq!(api.send("GET", "/healthz", &[], "").await.expect(200), json!("ok\n"));
     let ready = api.send("GET", "/readyz", &[], "").await.expect(200);
     assert_eq!((&ready["ready"], &ready["plugins"]["ok"]), (&json!(true), &json!(true)));
-    let beat = Heartbeat { host: api.core.host, name: "box".into(), version: "1".into(), roles: "api,workers".into(), active_workers: 7 };
-    let hosts = api.core.store.heartbeat(&beat, api.core.clock.now(), std::time::Duration::from_secs(10)).await.unwrap();
+    let beat = Heartbeat {
+        host: api.core.host,
+        name: "box".into(),
+        version: "1".into(),
+        roles: "api,workers".into(),
+        active_workers: 7,
+    };
+    let hosts =
+        api.core.store.heartbeat(&beat, api.core.clock.now(), std::time::Duration::from_secs(10)).await.unwrap();
     *api.core.hosts.write() = hosts;
     let stats = api.get("/stats").await;
-    assert_eq!((&stats["active_workers"], &stats["max_workers"], &stats["devices"]), (&json!(7), &json!(500), &json!(2)));
-    assert_eq!((&stats["hosts"][0]["name"], &stats["store"], &stats["queue"]), (&json!("box"), &json!("sqlite"), &json!("memory")));
+    assert_eq!(
+        (&stats["active_workers"], &stats["max_workers"], &stats["devices"]),
+        (&json!(7), &json!(500), &json!(2))
+    );
+    assert_eq!(
+        (&stats["hosts"][0]["name"], &stats["store"], &stats["queue"]),
+        (&json!("box"), &json!("sqlite"), &json!("memory"))
+    );
     let text = api.send("GET", "/metrics", &[], "").await.expect(200);
     let text = text.as_str().unwrap();
-    assert!(text.contains("carillon_http_requests_total{method=\"GET\",route=\"/api/v1/stats\",status=\"200\"} 1"), "{text}");
+    assert!(
+        text.contains("carillon_http_requests_total{method=\"GET\",route=\"/api/v1/stats\",status=\"200\"} 1"),
+        "{text}"
+    );
     assert!(text.contains("carillon_active_workers 7") && text.contains("carillon_store_statements_total"));
 
     let answer = api.send("GET", "/healthz", &[("x-request-id", "abc-1")], "").await;

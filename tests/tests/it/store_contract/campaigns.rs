@@ -114,7 +114,10 @@ async fn a_campaign_starts_once(t: Opened) {
     }
     assert_eq!(runs.len(), 1);
     let run = &runs[0];
-    assert_eq!((run.owner, run.audience, run.active, run.expanded, run.cursor), (RunOwner::Campaign(id), audience, true, false, 0));
+    assert_eq!(
+        (run.owner, run.audience, run.active, run.expanded, run.cursor),
+        (RunOwner::Campaign(id), audience, true, false, 0)
+    );
     assert_eq!((run.name.as_str(), run.started_at), ("Spring", at(1)));
     assert_eq!(t.store.run_devices(run.key).await.unwrap(), order);
     let c = t.store.campaign(id).await.unwrap().unwrap();

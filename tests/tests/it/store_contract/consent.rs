@@ -75,10 +75,10 @@ async fn new_entries_are_found_by_their_time(t: Opened) {
 async fn ledger(t: &Opened) -> Vec<(String, String, String)> {
     const TEXT: &str = "SELECT address, event, reason FROM consent_ledger ORDER BY no";
     if t.kind == "postgres" {
-        let mut connection = sqlx::PgConnection::connect(&t.url).await.unwrap();
+        let mut connection = sqlx::PgConnection::connect(&t.url()).await.unwrap();
         sqlx::query_as(TEXT).fetch_all(&mut connection).await.unwrap()
     } else {
-        let mut connection = sqlx::SqliteConnection::connect(&t.url).await.unwrap();
+        let mut connection = sqlx::SqliteConnection::connect(&t.url()).await.unwrap();
         sqlx::query_as(TEXT).fetch_all(&mut connection).await.unwrap()
     }
 }

@@ -17,7 +17,8 @@ async fn it_opens_and_says_what_it_is(t: Opened) {
 }
 
 async fn servers_that_start_at_once_migrate_once(t: Opened) {
-    let openers: Vec<_> = (0..4).map(|_| tokio::spawn(t.fresh_opener())).collect();
+    let place = t.fresh_place().await;
+    let openers: Vec<_> = (0..4).map(|_| tokio::spawn(place.open())).collect();
     let mut stores = Vec::new();
     for opener in openers {
         stores.push(opener.await.unwrap().expect("each of them opens"));

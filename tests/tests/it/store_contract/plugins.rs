@@ -53,9 +53,9 @@ async fn one_version_of_a_name_is_active(t: Opened) {
 async fn two_uploads_of_a_version_at_once_make_one(t: Opened) {
     let uploads = ["same", "same", "other"].map(|bytes| {
         let store = t.store.clone();
-        tokio::spawn(async move {
-            store.put_plugin(&plugin("jinja", "1.0.0", PluginKind::Template, bytes), true, T0).await
-        })
+        tokio::spawn(
+            async move { store.put_plugin(&plugin("jinja", "1.0.0", PluginKind::Template, bytes), true, T0).await },
+        )
     });
     let mut new = 0;
     for upload in uploads {

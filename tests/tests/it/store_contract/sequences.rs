@@ -222,7 +222,8 @@ async fn an_unknown_outcome_blocks_the_next_step(t: Opened) {
     p.enrol("+1", at(1)).await;
     p.store.step_due(at(1), 10).await.unwrap();
     let work = p.take(p.message(0, 1), p.devices[0], at(2)).await;
-    let mut end = p.end(&work, p.devices[0], Settled::Unknown(Reason::new("timeout", "")), 0, AdvanceTo::Completed, at(3));
+    let mut end =
+        p.end(&work, p.devices[0], Settled::Unknown(Reason::new("timeout", "")), 0, AdvanceTo::Completed, at(3));
     end.sequence = None;
     p.settle(end).await;
     assert_eq!(p.enrolment(1).await.status, EnrolmentStatus::InStep);

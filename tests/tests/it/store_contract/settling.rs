@@ -29,7 +29,7 @@ async fn only_the_holder_ends_an_attempt(t: Opened) {
     assert_eq!(store.settle(std::slice::from_ref(&good)).await.unwrap(), [true]);
     assert_eq!(store.settle(std::slice::from_ref(&good)).await.unwrap(), [false], "a repeat changes nothing");
     assert_eq!(s.counts(store).await, Counts { pending: 1, sent: 1, ..Counts::default() });
-    assert_eq!(store.settle(&[]).await.unwrap(), []);
+    assert!(store.settle(&[]).await.unwrap().is_empty());
 }
 
 async fn of_two_servers_one_ends_the_attempt(t: Opened) {

@@ -2,8 +2,8 @@ use carillon::campaign::{CampaignEvent as E, CampaignStatus as S};
 use carillon::consent::NewSuppression;
 use carillon::id::{HostId, MessageId};
 use carillon::message::{Begun, Counts, MessageStatus, Reason, Recipient, Settled};
-use carillon_tests::fleet::{at, campaign_spec, contact, device_spec, devices, launch, running, sent, versions};
 use carillon_tests::fleet::{T0, audience, expand};
+use carillon_tests::fleet::{at, campaign_spec, contact, device_spec, devices, launch, running, sent, versions};
 use carillon_tests::stores::Opened;
 
 fn entry(address: &str, channel: Option<&str>) -> NewSuppression {
@@ -74,12 +74,13 @@ async fn of_two_servers_one_gets_the_device(t: Opened) {
     let other = t.again().await;
     for round in 0..10u64 {
         let ready = s.ready(&*t.store, device).await;
-        let takers = [(t.store.clone(), ready[0], 1), (other.clone(), ready[1], 2), (t.store.clone(), ready[0], 3)].map(
-            |(store, id, token)| {
+        let takers = [(t.store.clone(), ready[0], 1), (other.clone(), ready[1], 2), (t.store.clone(), ready[0], 3)]
+            .map(|(store, id, token)| {
                 let claim = s.claim(id, device, token);
-                tokio::spawn(async move { (token, store.begin(HostId::new(), &[claim], at(round)).await.unwrap().remove(0)) })
-            },
-        );
+                tokio::spawn(async move {
+                    (token, store.begin(HostId::new(), &[claim], at(round)).await.unwrap().remove(0))
+                })
+            });
         let mut started = Vec::new();
         for taker in takers {
             match taker.await.unwrap() {

@@ -1,0 +1,202 @@
+//! `webhook`: the request that it wants and what it makes of every kind of answer.
+
+use std::sync::Arc;
+
+use carillon::plugins::{
+    Answer, HttpRequest, HttpResponse, Outcome, Plugin, PluginBody, PluginFault, RecipientProblem, Scope, Step,
+};
+use serde_json::{Value, json};
+
+use super::{ctx, first_party, outbound};
+
+const URL: &str = "https://api.example.com/send";
+
+async fn start(plugin: &Plugin, config: &Value) -> Result<HttpRequest, PluginFault> {
+    plugin.check_config(&config.to_string()).unwrap();
+    match plugin.start(&ctx(config.to_string()), outbound()).await?.step {
+        Step::Request { request, .. } => Ok(request),
+        Step::Done(outcome) => panic!("{outcome:?}"),
+    }
+}
+
+struct Asked {
+    plugin: Arc<Plugin>,
+    config: Value,
+}
+
+impl Asked {
+    async fn with(more: Value) -> Self {
+        let mut config = json!({ "url": URL });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let plugin = first_party("webhook").await;
+        plugin.check_config(&config.to_string()).unwrap();
+        Self { plugin, config }
+    }
+
+    async fn answer(&self, answer: Answer) -> Outcome {
+        match self.plugin.resume(&ctx(self.config.to_string()), "", answer).await.unwrap().step {
+            Step::Done(outcome) => outcome,
+            Step::Request { .. } => panic!("webhook makes one request"),
+        }
+    }
+
+    async fn status(&self, status: u32, headers: &[(&str, &str)], body: &str) -> Outcome {
+        let headers = headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        let body = if body.is_empty() { PluginBody::Empty } else { PluginBody::Text(body.into()) };
+        self.answer(Answer::Response(HttpResponse { status, headers, body })).await
+    }
+}
+
+fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+}
+
+fn text(body: &PluginBody) -> &str {
+    match body {
+        PluginBody::Text(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_default_request_says_everything() {
+    let plugin = first_party("webhook").await;
+    let request =
+        start(&plugin, &json!({ "url": URL, "headers": { "Authorization": "Bearer {{secret:KEY}}" } })).await.unwrap();
+    assert_eq!((request.method.as_str(), request.url.as_str()), ("POST", URL));
+    assert_eq!(header(&request, "Authorization"), Some("Bearer {{secret:KEY}}"));
+    assert_eq!(header(&request, "Idempotency-Key"), Some("1000000000000000001"));
+    assert_eq!(header(&request, "Content-Type"), Some("application/json"));
+    let body: Value = serde_json::from_str(text(&request.body)).unwrap();
+    let expected = json!({
+        "id": "1000000000000000001", "to": "+39055123", "text": "Hi \"Ada\"\n& you", "device": "dev-1",
+        "campaign": "c-1", "attempt": 2, "attributes": { "kind": "promo" },
+    });
+    assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn templates_are_escaped_for_where_they_stand() {
+    let plugin = first_party("webhook").await;
+    let config = json!({
+        "url": "https://api.example.com/{{ adapter.number }}/send?to={{ to }}",
+        "headers": { "X-From": "{{ device }} {{secret:A}} {{secret:B}}" },
+        "body": "{\"t\": \"{{ text }}\", \"n\": {{ attempt }}, \"v\": {{ vars }}, \"s\": {{ text|tojson }}}",
+    });
+    let request = start(&plugin, &config).await.unwrap();
+    assert_eq!(request.url, "https://api.example.com/%2B39%20055/send?to=%2B39055123");
+    assert_eq!(header(&request, "X-From"), Some("dev-1 {{secret:A}} {{secret:B}}"));
+    let body: Value = serde_json::from_str(text(&request.body)).unwrap();
+    assert_eq!(body["t"], "Hi \"Ada\"\n& you");
+    assert_eq!(body["v"], json!({ "name": "Ada", "city": "Prato" }));
+    assert_eq!(body["n"], 2);
+
+    let form = json!({ "url": URL, "content_type": "application/x-www-form-urlencoded", "body": "to={{ to }}&text={{ text }}" });
+    let request = start(&plugin, &form).await.unwrap();
+    assert_eq!(text(&request.body), "to=%2B39055123&text=Hi%20%22Ada%22%0A%26%20you");
+    let get = start(&plugin, &json!({ "url": URL, "method": "GET", "idempotency_header": "" })).await.unwrap();
+    assert_eq!((get.body, get.headers), (PluginBody::Empty, Vec::new()));
+}
+
+#[tokio::test]
+async fn bad_configurations_and_messages_are_told_apart() {
+    let plugin = first_party("webhook").await;
+    let fault = start(&plugin, &json!({ "url": URL, "body": "a\n{{ text" })).await.unwrap_err();
+    assert!(matches!(&fault, PluginFault::InvalidConfig(text) if text.contains("body, line 2")), "{fault:?}");
+    let fault = start(&plugin, &json!({ "url": "https://x.example/{{ adapter.nothing }}" })).await.unwrap_err();
+    assert!(matches!(&fault, PluginFault::InvalidInput(text) if text.contains("adapter.nothing")), "{fault:?}");
+    // A value cannot smuggle in a secret's placeholder.
+    let config = json!({ "url": URL, "headers": { "X-Text": "{{ text }}" } }).to_string();
+    let mut message = outbound();
+    message.content.text = "{{secret:KEY}}".into();
+    let fault = plugin.start(&ctx(config), message).await.unwrap_err();
+    assert!(matches!(fault, PluginFault::InvalidInput(_)), "{fault:?}");
+    for bad in [
+        json!({}),
+        json!({ "url": URL, "on_5xx": "maybe" }),
+        json!({ "url": URL, "outcomes": [{ "outcome": "accepted" }] }),
+    ] {
+        assert!(plugin.check_config(&bad.to_string()).is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn an_acceptance_may_have_an_id() {
+    let asked = Asked::with(json!({})).await;
+    for (body, id) in [(r#"{"id":"m-7"}"#, "m-7"), (r#"{"id":42}"#, "42"), ("", ""), ("OK", ""), ("{}", "")] {
+        let Outcome::Accepted(acceptance) = asked.status(200, &[], body).await else { panic!() };
+        assert_eq!(acceptance.provider_id, id);
+    }
+    let asked = Asked::with(json!({ "provider_id": "/messages/0/sid" })).await;
+    let Outcome::Accepted(acceptance) = asked.status(201, &[], r#"{"messages":[{"sid":"S1"}]}"#).await else {
+        panic!()
+    };
+    assert_eq!(acceptance.provider_id, "S1");
+}
+
+#[tokio::test]
+async fn retry_after_is_read_as_seconds_and_as_a_date() {
+    let asked = Asked::with(json!({ "retry_after_ms": 9000 })).await;
+    let account = Asked::with(json!({ "retry_after_scope": "account" })).await;
+    for (asked, status, headers, scope, delay_ms) in [
+        (&asked, 429, vec![("retry-after", "7")], Scope::Device, 7_000.0),
+        (&asked, 503, vec![("retry-after", "0")], Scope::Device, 0.0),
+        // Two minutes after the call, and a day before it.
+        (&asked, 429, vec![("retry-after", "Tue, 01 Dec 2026 09:02:00 GMT")], Scope::Device, 120_000.0),
+        (&account, 503, vec![("retry-after", "Mon, 30 Nov 2026 09:00:00 GMT")], Scope::Account, 0.0),
+        (&asked, 429, vec![("retry-after", "soon")], Scope::Device, 9_000.0),
+        (&asked, 429, vec![], Scope::Device, 9_000.0),
+    ] {
+        let outcome = asked.status(status, &headers, "").await;
+        let Outcome::RetryAfter(pause) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((pause.scope, pause.delay_ms), (scope, delay_ms), "{status} {headers:?}");
+    }
+    assert!(matches!(asked.status(503, &[], "").await, Outcome::Transient(_)));
+}
+
+#[tokio::test]
+async fn every_other_answer_has_its_meaning() {
+    let asked = Asked::with(json!({})).await;
+    for (status, code) in
+        [(404, "http-404"), (422, "http-422"), (400, "http-400"), (301, "http-301"), (403, "http-403")]
+    {
+        let outcome = asked.status(status, &[], "").await;
+        assert!(matches!(&outcome, Outcome::ContentRejected(reason) if reason.code == code), "{outcome:?}");
+    }
+    assert!(matches!(asked.status(401, &[], "").await, Outcome::AccountBlocked(_)));
+    assert!(matches!(asked.status(500, &[], "").await, Outcome::Transient(_)));
+    assert!(matches!(asked.status(408, &[], "").await, Outcome::Transient(_)));
+    assert!(matches!(asked.answer(Answer::NotSent("refused".into())).await, Outcome::Transient(_)));
+    assert!(matches!(asked.answer(Answer::Unanswered("timed out".into())).await, Outcome::Unknown(_)));
+    let wary = Asked::with(json!({ "on_5xx": "unknown" })).await;
+    assert!(matches!(wary.status(502, &[], "").await, Outcome::Unknown(_)));
+    assert!(matches!(wary.status(503, &[("retry-after", "1")], "").await, Outcome::RetryAfter(_)));
+}
+
+#[tokio::test]
+async fn rules_decide_by_status_and_by_value() {
+    let asked = Asked::with(json!({ "outcomes": [
+        { "status": [410], "outcome": "opted-out" },
+        { "status": [200], "pointer": "/error/code", "values": [21211, "bad-number"], "outcome": "invalid-recipient" },
+        { "pointer": "/error/code", "values": ["30003"], "outcome": "unreachable" },
+        { "pointer": "/error/blocked", "outcome": "blocked" },
+        { "status": [403], "outcome": "account-blocked" },
+        { "status": [502], "outcome": "device-down" },
+        { "status": [208], "outcome": "delivered" },
+    ] }))
+    .await;
+    let problem = |outcome: Outcome| match outcome {
+        Outcome::RecipientPermanent(rejection) => rejection.problem,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(asked.status(410, &[], "").await, Outcome::OptedOut(_)));
+    assert_eq!(problem(asked.status(200, &[], r#"{"error":{"code":21211}}"#).await), RecipientProblem::Invalid);
+    assert_eq!(problem(asked.status(200, &[], r#"{"error":{"code":"bad-number"}}"#).await), RecipientProblem::Invalid);
+    assert_eq!(problem(asked.status(400, &[], r#"{"error":{"code":30003}}"#).await), RecipientProblem::Unreachable);
+    assert_eq!(problem(asked.status(400, &[], r#"{"error":{"blocked":true}}"#).await), RecipientProblem::Blocked);
+    assert!(matches!(asked.status(200, &[], r#"{"error":{"code":1}}"#).await, Outcome::Accepted(_)));
+    assert!(matches!(asked.status(403, &[], "").await, Outcome::AccountBlocked(_)));
+    let down = asked.status(502, &[("retry-after", "60")], "").await;
+    assert!(matches!(&down, Outcome::DeviceDown(outage) if outage.retry_ms == Some(60_000.0)), "{down:?}");
+    assert!(matches!(asked.status(208, &[], "").await, Outcome::Delivered(_)));
+}
