@@ -38,7 +38,7 @@ async fn every_route_demands_its_scope() {
     let all = ["campaigns", "devices", "plugins", "audiences", "suppressions"];
     let every: Vec<String> = all.iter().flat_map(|k| [format!("{k}:read"), format!("{k}:write")]).collect();
     for (method, path, scope) in &operations {
-        let scope = scope.as_deref().unwrap_or_else(|| panic!("{method} {path} names no scope"));
+        assert!(scope.is_some(), "{method} {path} names no scope");
         let unknown = api.send(method, &format!("/api/v1{path}"), &[], "").await;
         assert_eq!(unknown.header("www-authenticate"), Some("Bearer"), "{method} {path}");
         unknown.expect(401);
