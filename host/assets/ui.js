@@ -24,10 +24,10 @@
       said.textContent = values.said;
       lastSaid = Date.now();
     }
-    // Another state has other controls: the server draws them. Never under somebody's hands.
-    if (values.state !== undefined && values.state !== root.dataset.state && !document.querySelector("details.confirm[open]")) {
-      location.reload();
-    }
+    // Another state has other controls: the server draws them. Never under somebody's hands, and never in a hurry.
+    const expected = root.dataset.state;
+    const changed = expected !== undefined && values.state !== undefined && values.state !== expected;
+    if (changed && performance.now() > 3000 && !document.querySelector("details.confirm[open]")) location.reload();
   };
 
   const connected = (on) => {

@@ -98,11 +98,55 @@ pub fn percent(part: u64, whole: u64) -> String {
     }
 }
 
-/// JSON with line breaks and indents; a text that is not JSON stays as it is.
+/// JSON with line breaks and indents, its fields in their order and its numbers as they were written; a text that is not
+/// JSON stays as it is.
 pub fn pretty_json(text: &str) -> String {
-    serde_json::from_str::<serde_json::Value>(text)
-        .and_then(|v| serde_json::to_string_pretty(&v))
-        .unwrap_or_else(|_| text.to_owned())
+    if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len() * 2);
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    let mut chars = text.chars().filter(|c| !c.is_ascii_control()).peekable();
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth));
+    };
+    while let Some(c) = chars.next() {
+        if in_string {
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            out.push(c);
+            continue;
+        }
+        match c {
+            ' ' => {}
+            '{' | '[' => {
+                out.push(c);
+                while chars.next_if_eq(&' ').is_some() {}
+                if let Some(close) = chars.next_if(|c| matches!(c, '}' | ']')) {
+                    out.push(close);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            _ => {
+                in_string = c == '"';
+                out.push(c);
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -123,6 +167,16 @@ mod tests {
         assert_eq!(duration_ms(86_400_000), "1\u{202f}d");
         assert_eq!(percent(999_999, 1_000_000), "99.9\u{202f}%");
         assert_eq!(percent(1, 4), "25\u{202f}%");
+    }
+
+    #[test]
+    fn json_keeps_its_order_and_digits() {
+        let text = r#"{"b": 1.10,"a":[ ],"t":"x, {\"y\": [1]}\\","l":[1,
+            {"n":null}]}"#;
+        let pretty = pretty_json(text);
+        let expected = "{\n  \"b\": 1.10,\n  \"a\": [],\n  \"t\": \"x, {\\\"y\\\": [1]}\\\\\",\n  \"l\": [\n    1,\n    {\n      \"n\": null\n    }\n  ]\n}";
+        assert_eq!(pretty, expected);
+        assert_eq!(pretty_json("not {"), "not {");
     }
 
     #[test]

@@ -197,14 +197,15 @@ impl Sample {
         out
     }
 
+    /// The campaigns that are sending or paused; others are here only because somebody looks at them.
+    pub fn open(&self) -> impl Iterator<Item = &CampaignSample> {
+        let open = [CampaignStatus::Expanding, CampaignStatus::Running, CampaignStatus::Paused];
+        self.campaigns.iter().filter(move |c| open.contains(&c.status))
+    }
+
     /// A word that changes when campaigns open or close.
     pub fn open_set(&self) -> String {
-        self.campaigns
-            .iter()
-            .filter(|c| !c.status.is_final())
-            .map(|c| format!("{}{}", c.status.as_str(), c.id))
-            .collect::<Vec<_>>()
-            .join(" ")
+        self.open().map(|c| format!("{}{}", c.status.as_str(), c.id)).collect::<Vec<_>>().join(" ")
     }
 }
 
