@@ -35,6 +35,7 @@ fn devices() -> usize {
 struct World {
     servers: Vec<Server>,
     redis: Option<redis::Server>,
+    _database: Option<postgres::Database>,
     _data: TempDir,
 }
 
@@ -43,19 +44,19 @@ impl World {
     async fn embedded(sink: &Sink) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let server = Setup::embedded(data.path(), &[sink.port]).start().await;
-        Self { servers: vec![server], redis: None, _data: data }
+        Self { servers: vec![server], redis: None, _database: None, _data: data }
     }
 
     /// Three servers on one PostgreSQL and one Redis.
     async fn cluster(sink: &Sink) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let redis = redis::Server::start(Options::default()).await;
-        let store = postgres::fresh_database().await;
+        let database = postgres::fresh_database().await;
         let mut servers = Vec::new();
         for n in 0..3 {
             let folder = data.path().join(format!("server-{n}"));
             std::fs::create_dir(&folder).expect("a folder");
-            let setup = Setup::cluster(&folder, &store, &redis.url(), &[sink.port]);
+            let setup = Setup::cluster(&folder, &database.url, &redis.url(), &[sink.port]);
             // Short leases, so that a takeover does not take the test's time.
             servers.push(setup.with("CARILLON_LEASE_MS", "2000").with("CARILLON_HEARTBEAT_MS", "200").spawn());
         }
@@ -65,7 +66,7 @@ impl World {
             })
             .await;
         }
-        Self { servers, redis: Some(redis), _data: data }
+        Self { servers, redis: Some(redis), _database: Some(database), _data: data }
     }
 
     fn api(&self) -> &Server {
