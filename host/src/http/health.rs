@@ -68,7 +68,8 @@ pub(super) async fn readyz(State(core): State<Core>) -> Response {
 }
 
 async fn store(core: &Core) -> Part {
-    match tokio::time::timeout(ANSWERS_IN, core.store.now()).await {
+    // Not its clock: an embedded store tells the time without looking at the database.
+    match tokio::time::timeout(ANSWERS_IN, core.store.revisions()).await {
         Ok(Ok(_)) => Part::well(),
         Ok(Err(error)) => Part::away(error.to_string()),
         Err(_) => Part::away("the store does not answer"),

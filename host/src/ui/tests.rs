@@ -323,7 +323,7 @@ async fn a_csv_is_imported_through_the_form() {
     let answer = ui.send(upload(&proof)).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let page = text(answer).await;
-    assert!(page.contains("1 contacts accepted") && page.contains("Rejected rows"), "{page}");
+    assert!(page.contains("contacts accepted 1, rows rejected 2") && page.contains("Rejected rows"), "{page}");
     assert_eq!(ui.core.store.audience("friends").await.unwrap().unwrap().contacts, 1);
 }
 

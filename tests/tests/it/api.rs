@@ -178,10 +178,11 @@ impl Api {
     }
 }
 
-/// The engine takes a while to start: one for all tests.
+/// Compiling plugins takes a while: one engine for all tests, with a cache that outlives them.
 async fn plugin_host() -> PluginHost {
     static HOST: OnceCell<PluginHost> = OnceCell::const_new();
-    HOST.get_or_init(async || PluginHost::new(PluginLimits::default(), None).unwrap()).await.clone()
+    let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("api-plugins");
+    HOST.get_or_init(async || PluginHost::new(PluginLimits::default(), Some(&cache)).unwrap()).await.clone()
 }
 
 /// The campaign of the documentation, without its schedule.

@@ -15,7 +15,7 @@ fn operations(document: &Value) -> Vec<(String, String, Option<String>)> {
             let scope = operation["security"][0]["token"][0].as_str().map(ToOwned::to_owned);
             let path = path.strip_prefix("/api/v1").unwrap();
             let id = if path.starts_with("/messages") {
-                "1000000000000000000"
+                "2000000000000000000"
             } else {
                 "018f0000-0000-7000-8000-000000000000"
             };

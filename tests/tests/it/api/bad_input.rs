@@ -42,7 +42,7 @@ async fn paths_methods_bodies_and_queries() {
     api.call("GET", "/campaigns/17", Value::Null).await.expect(400);
     api.call("GET", "/campaigns/018f0000-0000-7000-8000-000000000000", Value::Null).await.expect(404);
     api.call("GET", "/messages/12", Value::Null).await.expect(400);
-    api.call("GET", "/messages/1000000000000000000", Value::Null).await.expect(404);
+    api.call("GET", "/messages/2000000000000000000", Value::Null).await.expect(404);
     api.call("GET", "/devices/%FF", Value::Null).await.expect(400);
     api.call("GET", "/devices/none", Value::Null).await.expect(404);
     api.call("GET", "/plugins/none", Value::Null).await.expect(404);
