@@ -15,6 +15,7 @@ use crate::config::{Config, Role};
 use crate::core::Core;
 use crate::egress::{Allowed, Egress, EgressPolicy, Secret};
 use crate::fleet::Fleet;
+use crate::http::Door;
 use crate::id::HostId;
 use crate::lifecycle::Loops;
 use crate::metrics::Metrics;
@@ -53,19 +54,31 @@ impl App {
         let egress = egress(&config)?;
         private_folder(&config.data)
             .with_context(|| format!("--data {}: the folder cannot be made or used", config.data.display()))?;
-        let listener = match config.has(Role::Api) {
-            true => Some(
-                TcpListener::bind(config.listen)
-                    .await
-                    .with_context(|| format!("--listen {}: cannot listen there", config.listen))?,
-            ),
-            false => None,
-        };
-        let addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        let (work, front) = (Loops::default(), Loops::default());
+        let door = Door::default();
+        let mut addr = None;
+        if config.has(Role::Api) {
+            let listener = TcpListener::bind(config.listen)
+                .await
+                .with_context(|| format!("--listen {}: cannot listen there", config.listen))?;
+            addr = Some(listener.local_addr()?);
+            // From the first moment on, so that what the server waits for can be seen on /readyz.
+            let (router, stop) = (door.router(), front.stop.clone());
+            front.spawn("api", async move {
+                let served =
+                    axum::serve(listener, router.into_make_service()).with_graceful_shutdown(stop.cancelled_owned());
+                if let Err(error) = served.await {
+                    tracing::error!(error = %error, "the API stopped");
+                }
+            });
+        }
 
         let clock = Arc::new(SystemClock::new());
+        door.waits_for("the store");
         let store = open_store(&config).await?;
+        door.waits_for("the queue");
         let queue = open_queue(&config, clock.clone()).await?;
+        door.waits_for("the plugins");
         let limits = PluginLimits {
             memory_bytes: usize::try_from(config.plugin_memory_bytes).unwrap_or(usize::MAX),
             call_deadline: Duration::from_millis(config.plugin_timeout_ms),
@@ -97,7 +110,6 @@ impl App {
 
         // Two groups: the front (API, heartbeat) goes on while the work drains, so that operators can watch it and no other
         // server takes this one for dead.
-        let (work, front) = (Loops::default(), Loops::default());
         let stop = work.stop.clone();
         if has(Role::Workers) {
             work.spawn("workers", pool.clone().run(stop.clone()));
@@ -113,16 +125,8 @@ impl App {
             work.spawn("recovery", Arc::new(Recovery::new(core.clone(), fleet.clone(), pool)).run(stop));
         }
         front.spawn("heartbeat", cluster.clone().run(front.stop.clone()));
-        if let Some(listener) = listener {
-            let router = http::router(core.clone(), ui::router(core.clone(), front.stop.clone()));
-            let stop = front.stop.clone();
-            front.spawn("api", async move {
-                let served =
-                    axum::serve(listener, router.into_make_service()).with_graceful_shutdown(stop.cancelled_owned());
-                if let Err(error) = served.await {
-                    tracing::error!(error = %error, "the API stopped");
-                }
-            });
+        if has(Role::Api) {
+            door.open(http::router(core.clone(), ui::router(core.clone(), front.stop.clone())));
         }
         Ok(Self { core, addr, new_admin_token, cluster, work, front })
     }

@@ -84,7 +84,6 @@ impl Cluster {
         };
         let hosts = self.core.store.heartbeat(&beat, self.core.clock.now(), self.core.config.alive()).await?;
         self.fleet.set_hosts(hosts.clone());
-        self.core.hosts.write().clone_from(&hosts);
         self.reload(seen).await?;
         self.share(seen, hosts).await;
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::core::{Alarm, Core};
 use crate::fleet::Fleet;
 use crate::id::DeviceNo;
+use crate::metrics::Group;
 use crate::queue::{Enqueue, InitialPace, Wake};
 use crate::workers::pacing::LAZY;
 
@@ -154,7 +155,10 @@ impl Processor {
             return Ok(());
         }
         let window = self.core.config.window;
+        let asked = self.core.clock.monotonic();
         let found = self.core.store.top_up(devices, runs.ranked(), window).await?;
+        let took = self.core.clock.monotonic().saturating_sub(asked);
+        self.core.metrics.batch(Group::TopUp, devices.len(), took);
         let known = self.fleet.devices(devices).await?;
         let now = self.core.clock.now();
         let mut batch = Vec::with_capacity(found.len());

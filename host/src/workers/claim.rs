@@ -13,6 +13,7 @@ use crate::device::{Device, Pace};
 use crate::fleet::{Configured, LiveRun, sender_for};
 use crate::id::{DeviceId, MessageId};
 use crate::message::{Begun, Claim, Reason, Settled, Settlement};
+use crate::metrics::{Backend, Group};
 use crate::queue::{Claimed, Disposal, Finish, Wake};
 use crate::store::StoreError;
 use crate::workers::attempt::Attempt;
@@ -72,7 +73,9 @@ impl Pool {
             return Ok(Round { devices: 0, next_in: ready.next_in });
         }
         let valid_until = core.clock.monotonic() + safe_part(lease);
+        let asked = core.clock.monotonic();
         let answers = core.queue.claim(core.host, &ready.devices, lease).await?;
+        self.metrics.batch(Group::Claim, ready.devices.len(), core.clock.monotonic().saturating_sub(asked));
         let devices = self.meet(&ready.devices).await?;
 
         let mut taken = Vec::new();
@@ -199,9 +202,11 @@ impl Pool {
                 versions: t.run.versions(&t.sender),
             })
             .collect();
+        let asked = self.core.clock.monotonic();
         let begun = match self.core.store.begin(self.core.host, &claims, self.core.clock.now()).await {
             Ok(begun) => begun,
             Err(error) => {
+                self.metrics.backend_error(Backend::Store);
                 tracing::warn!(error = %error, messages = claims.len(), "messages could not be begun");
                 let pool = self.clone();
                 self.tasks.spawn(async move { pool.undo(taken).await });
@@ -209,6 +214,7 @@ impl Pool {
             }
         };
         self.metrics.begun(claims.len());
+        self.metrics.batch(Group::Begin, claims.len(), self.core.clock.monotonic().saturating_sub(asked));
         let mut over = Vec::new();
         for (t, begun) in taken.into_iter().zip(begun) {
             let finish = |disposal, next_in| Finish {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::device::{Device, PaceUpdate};
 use crate::id::{DeviceId, DeviceNo};
 use crate::message::{AdvanceTo, Settled, Settlement};
+use crate::metrics::{Backend, Group};
 use crate::queue::{Disposal, Finish, Finished, MetricsDelta, Wake};
 use crate::store::StoreError;
 use crate::workers::Pool;
@@ -71,11 +72,13 @@ impl Pool {
 
     async fn settle_group(&self, mut group: Vec<Done>) {
         let settlements: Vec<Settlement> = group.iter().map(|d| d.settlement.clone()).collect();
+        let asked = self.core.clock.monotonic();
         let applied = match self.patiently(|| self.core.store.settle(&settlements)).await {
             Some(applied) => applied,
             None => self.settle_singly(&settlements).await,
         };
         self.metrics.settled(&settlements, &applied);
+        self.metrics.batch(Group::Settle, group.len(), self.core.clock.monotonic().saturating_sub(asked));
         self.after(&group, &applied).await;
 
         let monotonic = self.core.clock.monotonic();
@@ -135,7 +138,10 @@ impl Pool {
                 }
             }
             // The leases run out; whoever takes the devices then finds in the store what became of the messages.
-            Err(error) => tracing::warn!(error = %error, messages = finishes.len(), "sends were not acknowledged"),
+            Err(error) => {
+                self.metrics.backend_error(Backend::Queue);
+                tracing::warn!(error = %error, messages = finishes.len(), "sends were not acknowledged");
+            }
         }
     }
 
@@ -162,6 +168,7 @@ impl Pool {
             match call().await {
                 Ok(value) => return Some(value),
                 Err(StoreError::Unavailable(error)) => {
+                    self.metrics.backend_error(Backend::Store);
                     tracing::warn!(error = format!("{error:#}"), "the store is away; trying again");
                     if self.abort.is_cancelled() {
                         return None;
