@@ -1,7 +1,7 @@
 //! The HTTP API: `/api/v1`, one resource per file, and the pages that watch the process.
 //!
 //! A request passes, from the outside in: the tally (request id, metrics, security headers, panics), the doorkeeper
-//! ([`auth`]), the task that brings changing calls to their end, the memory of idempotency keys, the handler.
+//! (`auth`), the task that brings changing calls to their end, the memory of idempotency keys, the handler.
 
 #![allow(clippy::result_large_err)] // A refusal is built once in a request; its size does not matter.
 

@@ -1,5 +1,5 @@
 //! The queue: an index over the store that says which device may send next, and what. It can be thrown away at any
-//! moment; [`Queue::generation`] notices, and the processor fills it again from the store.
+//! moment; [`Queue::ensure_generation`] notices, and the processor fills it again from the store.
 //!
 //! [`Queue`] is implemented by [`redis`] (one server or a cluster; the only module that imports the `redis` crate)
 //! and [`memory`] (one process). One contract suite in `tests/` runs against both.

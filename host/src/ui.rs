@@ -1,7 +1,7 @@
 //! The dashboard: pages made on the server, under `/ui`.
 //!
-//! Every page works without a script, as links and forms; the one script ([`assets`]) replaces numbers by what the
-//! event stream ([`live`]) says. Reading goes to the store, changing goes through [`crate::operations`], as in the API.
+//! Every page works without a script, as links and forms; the one script (`assets`) replaces numbers by what the
+//! event stream (`live`) says. Reading goes to the store, changing goes through [`crate::operations`], as in the API.
 //! Each section has a file with its handlers and the values of its template; templates are in `templates/`, checked
 //! when the crate is compiled, and escape what they print.
 

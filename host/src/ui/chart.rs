@@ -73,7 +73,7 @@ pub fn line(values: impl Iterator<Item = (u64, f64)>, span_ms: u64, top: f64) ->
     out
 }
 
-/// The area under a line of [`line`], as `polygon` takes it.
+/// The area under a line of [`line()`], as `polygon` takes it.
 pub fn area(points: &str) -> String {
     let first = points.split(' ').next().and_then(|p| p.split(',').next());
     let last = points.rsplit(' ').next().and_then(|p| p.split(',').next());
