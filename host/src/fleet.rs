@@ -80,8 +80,6 @@ pub struct Runs {
     pub broken: Vec<(Run, String)>,
     /// All open runs, in rank order.
     pub open: Vec<Run>,
-    /// When the next window opens or closes at the latest; a reminder to look again.
-    next_opening: Option<Duration>,
 }
 
 impl Runs {
@@ -221,8 +219,7 @@ impl Fleet {
     /// Looks again at which windows are open. Returns whether one opened.
     pub fn refresh_windows(&self) -> bool {
         let current = self.runs();
-        let due = current.next_opening.is_some()
-            || current.live.values().any(|l| l.run.active && l.run.plan.window.is_some());
+        let due = current.live.values().any(|l| l.run.active && l.run.plan.window.is_some());
         if !due {
             return false;
         }
@@ -238,11 +235,8 @@ impl Fleet {
     fn swap_runs(&self, mut next: Runs) -> bool {
         let now = self.core.clock.now();
         for live in next.live.values().filter(|l| l.run.active) {
-            let closed = live.closed_for(now);
-            if closed.is_zero() {
+            if live.closed_for(now).is_zero() {
                 next.sending.push(RankedRun { run: live.run.key, rank: live.run.rank() });
-            } else {
-                next.next_opening = Some(next.next_opening.map_or(closed, |n| n.min(closed)));
             }
         }
         next.sending.sort_unstable_by_key(|r| (r.rank, r.run));

@@ -31,14 +31,14 @@ const REST: Duration = Duration::from_millis(100);
 pub struct Requests {
     low: Mutex<HashSet<DeviceNo>>,
     /// Devices whose whole backlog is in their queue: filling them would find nothing new until something changes.
-    exhausted: Mutex<HashMap<DeviceNo, u32>>,
+    exhausted: Mutex<HashSet<DeviceNo>>,
     notify: Notify,
 }
 
 impl Requests {
-    /// A device's queue is down to `depth` messages.
-    pub fn request(&self, device: DeviceNo, _depth: u32) {
-        if self.exhausted.lock().contains_key(&device) {
+    /// A device's queue runs low.
+    pub fn request(&self, device: DeviceNo) {
+        if self.exhausted.lock().contains(&device) {
             return;
         }
         if self.low.lock().insert(device) {
@@ -168,7 +168,7 @@ impl Processor {
             for no in devices {
                 let ready = with_work.get(no).copied().unwrap_or(0);
                 if ready < usize::try_from(window).unwrap_or(usize::MAX) {
-                    exhausted.insert(*no, u32::try_from(ready).unwrap_or(u32::MAX));
+                    exhausted.insert(*no);
                 }
             }
         }

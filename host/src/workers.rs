@@ -31,7 +31,7 @@ use crate::core::{Alarm, Core};
 use crate::device::PaceUpdate;
 use crate::egress::Egress;
 use crate::fleet::Fleet;
-use crate::message::{Settled, Settlement};
+use crate::message::Settlement;
 use crate::metrics::Metrics;
 use crate::processor::Requests;
 use crate::queue::Wake;
@@ -199,7 +199,7 @@ impl Pool {
             permit = self.permits.clone().acquire_owned() => permit.ok()?,
         };
         let mut permits = vec![first];
-        while permits.len() < claim_round()
+        while permits.len() < claim::ROUND
             && let Ok(permit) = self.permits.clone().try_acquire_owned()
         {
             permits.push(permit);
@@ -353,18 +353,4 @@ impl Pool {
             tracing::warn!(error = format!("{error:#}"), device.id = %device.spec.id, "an account was not paused");
         }
     }
-
-    /// How settled attempts are seen by the metrics.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-}
-
-const fn claim_round() -> usize {
-    256
-}
-
-/// Whether a settlement ended its message.
-pub fn is_final(settled: &Settled) -> bool {
-    !matches!(settled, Settled::Retry { .. } | Settled::Released)
 }

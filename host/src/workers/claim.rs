@@ -21,7 +21,7 @@ use crate::workers::leases::safe_part;
 use crate::workers::{Pool, orphans};
 
 /// Devices claimed in one round at most.
-const ROUND: usize = 256;
+pub const ROUND: usize = 256;
 /// How long a device waits whose message another worker seems to be sending.
 const BUSY: Duration = Duration::from_millis(250);
 /// How long a device waits that is disabled or held; an operator's change ends the wait at once.

@@ -122,7 +122,7 @@ impl Pool {
                 for (((done, applied), finish), answer) in group.iter().zip(applied).zip(finishes).zip(answers) {
                     match answer {
                         Finished::Done { depth } if depth <= self.low_water => {
-                            self.processor.request(done.device.no, depth);
+                            self.processor.request(done.device.no);
                         }
                         Finished::Done { .. } => {}
                         // The store says that this send happened, so its pace holds, whoever has the device now.
