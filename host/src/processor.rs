@@ -110,7 +110,6 @@ impl Processor {
     /// # Errors
     /// When store or queue are away.
     pub async fn walk(&self) -> anyhow::Result<Option<Duration>> {
-        self.fleet.refresh_windows();
         self.requests.exhausted.lock().clear();
         let next_due = loop {
             let now = self.core.clock.now();
