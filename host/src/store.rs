@@ -5,6 +5,9 @@
 //! conditional update on its state *and* its lease holder; zero rows changed is an answer, not an error.
 
 mod dispatch;
+#[macro_use]
+mod from_row;
+mod migrations;
 pub mod postgres;
 mod rows;
 pub mod sqlite;

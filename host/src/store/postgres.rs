@@ -176,7 +176,7 @@ async fn migrate(options: &PgConnectOptions) -> Result<()> {
         .await
         .map_err(|_| StoreError::Unavailable(anyhow::anyhow!("no answer to the attempt to connect")))??;
     // `run` would take any kind of connection, at the price of a future that cannot be spawned.
-    sqlx::migrate!("../migrations/postgres").run_direct(None, &mut connection, false).await?;
+    migrations::postgres().run_direct(None, &mut connection, false).await?;
     connection.close().await?;
     Ok(())
 }

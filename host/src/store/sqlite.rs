@@ -255,7 +255,7 @@ async fn migrate_once(options: &SqliteConnectOptions) -> Result<()> {
     let mut connection = SqliteConnection::connect_with(options).await?;
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
     // `run` would take any kind of connection, at the price of a future that cannot be spawned.
-    sqlx::migrate!("../migrations/sqlite").run_direct(None, &mut *tx, false).await?;
+    migrations::sqlite().run_direct(None, &mut *tx, false).await?;
     tx.commit().await?;
     connection.close().await?;
     Ok(())

@@ -6,13 +6,14 @@ pub(super) use super::settle::settle;
 use super::*;
 use crate::message::{Reason, Work, code};
 
-#[derive(sqlx::FromRow)]
-struct TopUpSql {
-    device_no: i32,
-    ids: Vec<i64>,
-    ranks: Vec<i64>,
-    next_at: Option<i64>,
-    pace: Option<String>,
+from_row! {
+    struct TopUpSql {
+        device_no: i32,
+        ids: Vec<i64>,
+        ranks: Vec<i64>,
+        next_at: Option<i64>,
+        pace: Option<String>,
+    }
 }
 
 pub(super) async fn top_up(pg: &Postgres, devices: &[DeviceNo], runs: &[RankedRun], window: u32) -> Result<Vec<TopUp>> {
@@ -179,13 +180,14 @@ async fn take<'a>(pg: &Postgres, host: HostId, claims: &[&'a Claim], now: Time) 
     Ok(out)
 }
 
-/// Why a claim was not taken.
-#[derive(sqlx::FromRow)]
-struct Refusal {
-    waiting: bool,
-    active: bool,
-    expired: bool,
-    suppressed: bool,
+from_row! {
+    /// Why a claim was not taken.
+    struct Refusal {
+        waiting: bool,
+        active: bool,
+        expired: bool,
+        suppressed: bool,
+    }
 }
 
 /// Says why these claims were not taken, and makes those final that must not be sent at all. In the claims' order.

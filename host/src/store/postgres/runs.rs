@@ -149,24 +149,26 @@ pub(super) async fn run_devices(pg: &Postgres, key: RunKey) -> Result<Vec<Device
     Ok(found.into_iter().map(DeviceNo).collect())
 }
 
-/// What of a run decides how it expands; locked, so that one server expands it at a time.
-#[derive(sqlx::FromRow)]
-struct Expanding {
-    campaign_id: Option<uuid::Uuid>,
-    audience_no: i32,
-    active: bool,
-    expanded: bool,
-    cursor: i32,
-    last: i32,
+from_row! {
+    /// What of a run decides how it expands; locked, so that one server expands it at a time.
+    struct Expanding {
+        campaign_id: Option<uuid::Uuid>,
+        audience_no: i32,
+        active: bool,
+        expanded: bool,
+        cursor: i32,
+        last: i32,
+    }
 }
 
-/// What a page came to.
-#[derive(sqlx::FromRow)]
-struct Expanded {
-    contacts: i64,
-    last: Option<i32>,
-    pending: i64,
-    suppressed: i64,
+from_row! {
+    /// What a page came to.
+    struct Expanded {
+        contacts: i64,
+        last: Option<i32>,
+        pending: i64,
+        suppressed: i64,
+    }
 }
 
 pub(super) async fn expand_page(

@@ -175,13 +175,14 @@ macro_rules! enrol {
     };
 }
 
-/// What enrolling a page came to.
-#[derive(sqlx::FromRow)]
-struct EnrolledSql {
-    seen: i64,
-    last: Option<i32>,
-    already: i64,
-    suppressed: i64,
+from_row! {
+    /// What enrolling a page came to.
+    struct EnrolledSql {
+        seen: i64,
+        last: Option<i32>,
+        already: i64,
+        suppressed: i64,
+    }
 }
 
 impl EnrolledSql {

@@ -1,6 +1,5 @@
 //! Campaigns, runs and counts.
 
-use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::from_json;
@@ -11,18 +10,20 @@ use crate::id::{AudienceNo, CampaignId, RunKey, SequenceNo};
 use crate::message::{Counts, code};
 use crate::store::{Result, StoreError};
 
-/// A row of `campaigns`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)] // The columns of the query.
-pub struct CampaignSql {
-    pub id: Uuid,
-    pub spec: String,
-    pub status: String,
-    pub paused_reason: Option<String>,
-    pub run_key: Option<i32>,
-    pub created_at: i64,
-    pub launched_at: Option<i64>,
-    pub finished_at: Option<i64>,
+from_row! {
+    /// A row of `campaigns`.
+    #[derive(Debug)]
+    #[allow(missing_docs)] // The columns of the query.
+    pub struct CampaignSql {
+        pub id: Uuid,
+        pub spec: String,
+        pub status: String,
+        pub paused_reason: Option<String>,
+        pub run_key: Option<i32>,
+        pub created_at: i64,
+        pub launched_at: Option<i64>,
+        pub finished_at: Option<i64>,
+    }
 }
 
 impl CampaignSql {
@@ -74,21 +75,23 @@ pub fn moved(mut campaign: Campaign, event: CampaignEvent, reason: Option<&str>,
     Ok(campaign)
 }
 
-/// A row of `runs`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct RunSql {
-    pub key: i32,
-    pub campaign_id: Option<Uuid>,
-    pub sequence_no: Option<i32>,
-    pub step: Option<i32>,
-    pub audience_no: i32,
-    pub name: String,
-    pub plan: String,
-    pub active: bool,
-    pub expanded: bool,
-    pub cursor: i32,
-    pub started_at: i64,
+from_row! {
+    /// A row of `runs`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct RunSql {
+        pub key: i32,
+        pub campaign_id: Option<Uuid>,
+        pub sequence_no: Option<i32>,
+        pub step: Option<i32>,
+        pub audience_no: i32,
+        pub name: String,
+        pub plan: String,
+        pub active: bool,
+        pub expanded: bool,
+        pub cursor: i32,
+        pub started_at: i64,
+    }
 }
 
 impl RunSql {
@@ -125,21 +128,23 @@ pub fn is_sticky(plan: &SendPlan) -> bool {
     plan.devices.policy == SpreadPolicy::Sticky
 }
 
-/// The sums of a run's rows in `run_counts`, and its messages that are `processing`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct CountsSql {
-    pub run_key: i32,
-    pub total: i64,
-    pub sent: i64,
-    pub delivered: i64,
-    pub read: i64,
-    pub failed: i64,
-    pub unknown: i64,
-    pub suppressed: i64,
-    pub expired: i64,
-    pub cancelled: i64,
-    pub processing: i64,
+from_row! {
+    /// The sums of a run's rows in `run_counts`, and its messages that are `processing`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct CountsSql {
+        pub run_key: i32,
+        pub total: i64,
+        pub sent: i64,
+        pub delivered: i64,
+        pub read: i64,
+        pub failed: i64,
+        pub unknown: i64,
+        pub suppressed: i64,
+        pub expired: i64,
+        pub cancelled: i64,
+        pub processing: i64,
+    }
 }
 
 impl CountsSql {

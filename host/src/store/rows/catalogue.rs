@@ -1,6 +1,5 @@
 //! Servers, tokens, the audit log, devices, audiences and plugins.
 
-use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{broken, digest, from_json, page, time, to_u32, to_u64};
@@ -10,17 +9,19 @@ use crate::id::{AudienceNo, DeviceNo, HostId, TokenId, VersionNo};
 use crate::plugin::PluginKind;
 use crate::store::{AudienceRow, AuditRow, HostRow, KeptAnswer, NewContact, Page, PluginVersion, Result, TokenRow};
 
-/// A row of `hosts`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)] // The table's columns, here and below.
-pub struct HostSql {
-    pub id: Uuid,
-    pub name: String,
-    pub version: String,
-    pub roles: String,
-    pub active_workers: i32,
-    pub started_at: i64,
-    pub heartbeat_at: i64,
+from_row! {
+    /// A row of `hosts`.
+    #[derive(Debug)]
+    #[allow(missing_docs)] // The table's columns, here and below.
+    pub struct HostSql {
+        pub id: Uuid,
+        pub name: String,
+        pub version: String,
+        pub roles: String,
+        pub active_workers: i32,
+        pub started_at: i64,
+        pub heartbeat_at: i64,
+    }
 }
 
 impl From<HostSql> for HostRow {
@@ -37,15 +38,17 @@ impl From<HostSql> for HostRow {
     }
 }
 
-/// A row of `tokens`, without the secret.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)] // The columns of the query.
-pub struct TokenSql {
-    pub id: Uuid,
-    pub name: String,
-    pub scopes: String,
-    pub created_at: i64,
-    pub revoked_at: Option<i64>,
+from_row! {
+    /// A row of `tokens`, without the secret.
+    #[derive(Debug)]
+    #[allow(missing_docs)] // The columns of the query.
+    pub struct TokenSql {
+        pub id: Uuid,
+        pub name: String,
+        pub scopes: String,
+        pub created_at: i64,
+        pub revoked_at: Option<i64>,
+    }
 }
 
 impl TokenSql {
@@ -61,13 +64,15 @@ impl TokenSql {
     }
 }
 
-/// A row of `idempotency_keys`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct KeySql {
-    pub request: Vec<u8>,
-    pub status: i32,
-    pub body: String,
+from_row! {
+    /// A row of `idempotency_keys`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct KeySql {
+        pub request: Vec<u8>,
+        pub status: i32,
+        pub body: String,
+    }
 }
 
 impl KeySql {
@@ -78,15 +83,17 @@ impl KeySql {
     }
 }
 
-/// A row of `audit_log`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct AuditSql {
-    pub no: i64,
-    pub at: i64,
-    pub actor: String,
-    pub action: String,
-    pub subject: String,
+from_row! {
+    /// A row of `audit_log`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct AuditSql {
+        pub no: i64,
+        pub at: i64,
+        pub actor: String,
+        pub action: String,
+        pub subject: String,
+    }
 }
 
 /// A page of the audit log.
@@ -96,15 +103,17 @@ pub fn audit_page(rows: Vec<AuditSql>, limit: u32) -> Page<AuditRow, i64> {
     Page { items: items.into_iter().map(read).collect(), next }
 }
 
-/// A row of `devices`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct DeviceSql {
-    pub no: i32,
-    pub spec: String,
-    pub held: Option<String>,
-    pub created_at: i64,
-    pub updated_at: i64,
+from_row! {
+    /// A row of `devices`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct DeviceSql {
+        pub no: i32,
+        pub spec: String,
+        pub held: Option<String>,
+        pub created_at: i64,
+        pub updated_at: i64,
+    }
 }
 
 impl DeviceSql {
@@ -130,15 +139,17 @@ pub fn saved_pace(next_at: Option<i64>, pace: Option<String>) -> Option<SavedPac
     next_at.zip(pace).map(|(next_at, pace)| SavedPace { next_at: Time::from_ms(next_at), pace })
 }
 
-/// A row of `audiences`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct AudienceSql {
-    pub no: i32,
-    pub name: String,
-    pub columns: String,
-    pub contacts: i32,
-    pub updated_at: i64,
+from_row! {
+    /// A row of `audiences`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct AudienceSql {
+        pub no: i32,
+        pub name: String,
+        pub columns: String,
+        pub contacts: i32,
+        pub updated_at: i64,
+    }
 }
 
 impl AudienceSql {
@@ -154,15 +165,17 @@ impl AudienceSql {
     }
 }
 
-/// A row of `contacts`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct ContactSql {
-    pub no: i32,
-    pub address: String,
-    pub locale: Option<String>,
-    pub zone: Option<String>,
-    pub variables: String,
+from_row! {
+    /// A row of `contacts`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct ContactSql {
+        pub no: i32,
+        pub address: String,
+        pub locale: Option<String>,
+        pub zone: Option<String>,
+        pub variables: String,
+    }
 }
 
 impl From<ContactSql> for (u32, NewContact) {
@@ -172,20 +185,22 @@ impl From<ContactSql> for (u32, NewContact) {
     }
 }
 
-/// A row of `plugin_versions` without the bytes, and whether `plugins` names it as the active one.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct PluginSql {
-    pub no: i32,
-    pub name: String,
-    pub version: String,
-    pub kind: String,
-    pub digest: Vec<u8>,
-    pub size: i64,
-    pub info: String,
-    pub imports: String,
-    pub uploaded_at: i64,
-    pub active: bool,
+from_row! {
+    /// A row of `plugin_versions` without the bytes, and whether `plugins` names it as the active one.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct PluginSql {
+        pub no: i32,
+        pub name: String,
+        pub version: String,
+        pub kind: String,
+        pub digest: Vec<u8>,
+        pub size: i64,
+        pub info: String,
+        pub imports: String,
+        pub uploaded_at: i64,
+        pub active: bool,
+    }
 }
 
 impl PluginSql {

@@ -1,6 +1,5 @@
 //! The suppression list, sequences and enrolments.
 
-use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{broken, from_json, to_u32};
@@ -10,14 +9,16 @@ use crate::id::{AudienceNo, RunKey, SequenceId, SequenceNo};
 use crate::sequence::{Enrolment, EnrolmentStatus, Sequence, SequenceStatus};
 use crate::store::Result;
 
-/// A row of `suppressions`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)] // The columns of the query.
-pub struct SuppressionSql {
-    pub address: String,
-    pub channel: String,
-    pub reason: String,
-    pub created_at: i64,
+from_row! {
+    /// A row of `suppressions`.
+    #[derive(Debug)]
+    #[allow(missing_docs)] // The columns of the query.
+    pub struct SuppressionSql {
+        pub address: String,
+        pub channel: String,
+        pub reason: String,
+        pub created_at: i64,
+    }
 }
 
 impl From<SuppressionSql> for Suppression {
@@ -31,17 +32,19 @@ impl From<SuppressionSql> for Suppression {
     }
 }
 
-/// A row of `sequences`.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct SequenceSql {
-    pub no: i32,
-    pub id: Uuid,
-    pub spec: String,
-    pub status: String,
-    pub paused_reason: Option<String>,
-    pub audience_no: i32,
-    pub created_at: i64,
+from_row! {
+    /// A row of `sequences`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct SequenceSql {
+        pub no: i32,
+        pub id: Uuid,
+        pub spec: String,
+        pub status: String,
+        pub paused_reason: Option<String>,
+        pub audience_no: i32,
+        pub created_at: i64,
+    }
 }
 
 impl SequenceSql {
@@ -60,17 +63,19 @@ impl SequenceSql {
     }
 }
 
-/// An enrolment joined with its contact.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct EnrolmentSql {
-    pub contact_no: i32,
-    pub address: String,
-    pub status: i16,
-    pub step: i32,
-    pub due_at: i64,
-    pub exit_reason: Option<String>,
-    pub enrolled_at: i64,
+from_row! {
+    /// An enrolment joined with its contact.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct EnrolmentSql {
+        pub contact_no: i32,
+        pub address: String,
+        pub status: i16,
+        pub step: i32,
+        pub due_at: i64,
+        pub exit_reason: Option<String>,
+        pub enrolled_at: i64,
+    }
 }
 
 impl EnrolmentSql {

@@ -1,6 +1,5 @@
 //! Messages, settlements and attempts.
 
-use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{broken, device_id, digests, from_json, reason, time, to_i32, to_u32};
@@ -13,18 +12,20 @@ use crate::message::{
 use crate::sequence::EnrolmentStatus;
 use crate::store::Result;
 
-/// A message with the contact it goes to, as `begin` reads it.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)] // The columns of the query.
-pub struct WorkSql {
-    pub id: i64,
-    pub attempt: i32,
-    pub failures: i16,
-    pub due_at: i64,
-    pub address: String,
-    pub locale: Option<String>,
-    pub zone: Option<String>,
-    pub variables: String,
+from_row! {
+    /// A message with the contact it goes to, as `begin` reads it.
+    #[derive(Debug)]
+    #[allow(missing_docs)] // The columns of the query.
+    pub struct WorkSql {
+        pub id: i64,
+        pub attempt: i32,
+        pub failures: i16,
+        pub due_at: i64,
+        pub address: String,
+        pub locale: Option<String>,
+        pub zone: Option<String>,
+        pub variables: String,
+    }
 }
 
 impl WorkSql {
@@ -143,19 +144,21 @@ pub fn attempt_outcome(outcome: &Settled) -> Option<&'static str> {
     }
 }
 
-/// A message that is `processing`, with its server's heartbeat.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct InFlightSql {
-    pub id: i64,
-    pub device_no: i32,
-    pub lease_token: i64,
-    pub attempt: i32,
-    pub failures: i16,
-    pub started_at: i64,
-    pub host_id: Uuid,
-    pub host_alive: bool,
-    pub sender_no: i32,
+from_row! {
+    /// A message that is `processing`, with its server's heartbeat.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct InFlightSql {
+        pub id: i64,
+        pub device_no: i32,
+        pub lease_token: i64,
+        pub attempt: i32,
+        pub failures: i16,
+        pub started_at: i64,
+        pub host_id: Uuid,
+        pub host_alive: bool,
+        pub sender_no: i32,
+    }
 }
 
 impl From<InFlightSql> for InFlight {
@@ -174,25 +177,27 @@ impl From<InFlightSql> for InFlight {
     }
 }
 
-/// A message joined with its contact, its device and the digests of its plugin versions.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct MessageSql {
-    pub id: i64,
-    pub status: i16,
-    pub address: String,
-    pub device_id: String,
-    pub attempt: i32,
-    pub failures: i16,
-    pub due_at: i64,
-    pub started_at: Option<i64>,
-    pub finished_at: Option<i64>,
-    pub provider_id: Option<String>,
-    pub reason_code: Option<String>,
-    pub reason_detail: Option<String>,
-    pub template: Option<Vec<u8>>,
-    pub delay: Option<Vec<u8>>,
-    pub sender: Option<Vec<u8>>,
+from_row! {
+    /// A message joined with its contact, its device and the digests of its plugin versions.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct MessageSql {
+        pub id: i64,
+        pub status: i16,
+        pub address: String,
+        pub device_id: String,
+        pub attempt: i32,
+        pub failures: i16,
+        pub due_at: i64,
+        pub started_at: Option<i64>,
+        pub finished_at: Option<i64>,
+        pub provider_id: Option<String>,
+        pub reason_code: Option<String>,
+        pub reason_detail: Option<String>,
+        pub template: Option<Vec<u8>>,
+        pub delay: Option<Vec<u8>>,
+        pub sender: Option<Vec<u8>>,
+    }
 }
 
 impl MessageSql {
@@ -215,20 +220,22 @@ impl MessageSql {
     }
 }
 
-/// An attempt joined with its device and the digests of its plugin versions.
-#[derive(Debug, FromRow)]
-#[allow(missing_docs)]
-pub struct AttemptSql {
-    pub attempt: i32,
-    pub device_id: String,
-    pub outcome: String,
-    pub reason_code: Option<String>,
-    pub reason_detail: Option<String>,
-    pub started_at: i64,
-    pub finished_at: i64,
-    pub template: Option<Vec<u8>>,
-    pub delay: Option<Vec<u8>>,
-    pub sender: Option<Vec<u8>>,
+from_row! {
+    /// An attempt joined with its device and the digests of its plugin versions.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct AttemptSql {
+        pub attempt: i32,
+        pub device_id: String,
+        pub outcome: String,
+        pub reason_code: Option<String>,
+        pub reason_detail: Option<String>,
+        pub started_at: i64,
+        pub finished_at: i64,
+        pub template: Option<Vec<u8>>,
+        pub delay: Option<Vec<u8>>,
+        pub sender: Option<Vec<u8>>,
+    }
 }
 
 impl AttemptSql {

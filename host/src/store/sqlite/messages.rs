@@ -92,21 +92,22 @@ pub(super) async fn promote_due(lite: &Sqlite, now: Time, limit: u32) -> Result<
     Ok((devices.into_iter().map(DeviceNo).collect(), next_deferred(lite).await?))
 }
 
-/// A claim's message, and all that decides whether it may be taken.
-#[derive(sqlx::FromRow)]
-struct Claimed {
-    waiting: bool,
-    active: bool,
-    expired: bool,
-    suppressed: bool,
-    busy: bool,
-    attempt: Option<i32>,
-    failures: Option<i16>,
-    due_at: Option<i64>,
-    address: Option<String>,
-    locale: Option<String>,
-    zone: Option<String>,
-    variables: Option<String>,
+from_row! {
+    /// A claim's message, and all that decides whether it may be taken.
+    struct Claimed {
+        waiting: bool,
+        active: bool,
+        expired: bool,
+        suppressed: bool,
+        busy: bool,
+        attempt: Option<i32>,
+        failures: Option<i16>,
+        due_at: Option<i64>,
+        address: Option<String>,
+        locale: Option<String>,
+        zone: Option<String>,
+        variables: Option<String>,
+    }
 }
 
 impl Claimed {

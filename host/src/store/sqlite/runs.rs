@@ -142,32 +142,35 @@ pub(super) async fn run_devices(lite: &Sqlite, key: RunKey) -> Result<Vec<Device
     Ok(found.into_iter().map(DeviceNo).collect())
 }
 
-/// What of a run decides how it expands.
-#[derive(sqlx::FromRow)]
-struct Expanding {
-    campaign_id: Option<uuid::Uuid>,
-    audience_no: i32,
-    sticky: bool,
-    cursor: i32,
-    last: i32,
-    active: bool,
-    expanded: bool,
+from_row! {
+    /// What of a run decides how it expands.
+    struct Expanding {
+        campaign_id: Option<uuid::Uuid>,
+        audience_no: i32,
+        sticky: bool,
+        cursor: i32,
+        last: i32,
+        active: bool,
+        expanded: bool,
+    }
 }
 
-/// A device of a run's pool.
-#[derive(sqlx::FromRow)]
-pub(super) struct PoolDevice {
-    pub(super) device_no: i32,
-    pub(super) channel: String,
+from_row! {
+    /// A device of a run's pool.
+    pub(super) struct PoolDevice {
+        pub(super) device_no: i32,
+        pub(super) channel: String,
+    }
 }
 
-/// A contact to become a message.
-#[derive(sqlx::FromRow)]
-struct Candidate {
-    no: i32,
-    address: String,
-    /// The channels it is suppressed on, a JSON array; an empty one stands for every channel.
-    suppressed_on: Option<String>,
+from_row! {
+    /// A contact to become a message.
+    struct Candidate {
+        no: i32,
+        address: String,
+        /// The channels it is suppressed on, a JSON array; an empty one stands for every channel.
+        suppressed_on: Option<String>,
+    }
 }
 
 pub(super) async fn expand_page(

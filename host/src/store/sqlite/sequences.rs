@@ -138,16 +138,17 @@ pub(super) async fn move_sequence(
     Ok(Some(sequence))
 }
 
-/// A contact to be enrolled.
-#[derive(sqlx::FromRow)]
-struct Judged {
-    no: i32,
-    address: String,
-    locale: Option<String>,
-    zone: Option<String>,
-    variables: String,
-    known: bool,
-    suppressed: bool,
+from_row! {
+    /// A contact to be enrolled.
+    struct Judged {
+        no: i32,
+        address: String,
+        locale: Option<String>,
+        zone: Option<String>,
+        variables: String,
+        known: bool,
+        suppressed: bool,
+    }
 }
 
 macro_rules! judged {

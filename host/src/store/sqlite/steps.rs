@@ -19,13 +19,14 @@ async fn next_step(lite: &Sqlite) -> Result<Option<Time>> {
     Ok(rows::time(next))
 }
 
-/// An enrolment whose step is due.
-#[derive(sqlx::FromRow)]
-struct Due {
-    contact_no: i32,
-    step: i32,
-    address: String,
-    suppressed_on: Option<String>,
+from_row! {
+    /// An enrolment whose step is due.
+    struct Due {
+        contact_no: i32,
+        step: i32,
+        address: String,
+        suppressed_on: Option<String>,
+    }
 }
 
 /// The run of a step, and its devices.
