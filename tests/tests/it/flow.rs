@@ -2,6 +2,8 @@
 //!
 //! `CARILLON_TEST_MESSAGES` and `CARILLON_TEST_DEVICES` make the campaigns larger for a run by hand.
 
+mod plugins;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The contract between the host and plugins: the first-party plugins on good and bad input, and components that mean harm.
 
 mod first_party;
-mod guests;
+pub mod guests;
 mod hostile;
 mod webhook;
 

@@ -3,46 +3,48 @@
 use bytes::Bytes;
 
 /// A delay strategy whose `next-delay` has this body: its parameter is local 0, its result points at what it answers.
-pub fn delay(body: &str) -> Bytes {
+pub fn delay(name: &str, body: &str) -> Bytes {
     component(
+        name,
         include_str!("delay.wat"),
         &format!(r#"(func (export "carillon:plugin/delay@1.0.0#next-delay") (param i32) (result i32) {body})"#),
     )
 }
 
 /// A sender whose `start` and `resume` have these bodies.
-pub fn sender(start: &str, resume: &str) -> Bytes {
+pub fn sender(name: &str, start: &str, resume: &str) -> Bytes {
     let functions = format!(
         r#"(func (export "carillon:plugin/sender@1.0.0#start") (param i32) (result i32) {start})
            (func (export "carillon:plugin/sender@1.0.0#resume")
              (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {resume})"#
     );
-    component(include_str!("sender.wat"), &functions)
+    component(name, include_str!("sender.wat"), &functions)
 }
 
-/// A template whose `variables` has this body; `render` traps.
-pub fn template(variables: &str) -> Bytes {
+/// A template whose `render` and `variables` have these bodies.
+pub fn template(name: &str, render: &str, variables: &str) -> Bytes {
     let functions = format!(
         r#"(func (export "carillon:plugin/template@1.0.0#render")
-             (param i32 i32 f64 i32 i32 i32) (result i32) unreachable)
+             (param i32 i32 f64 i32 i32 i32) (result i32) {render})
            (func (export "carillon:plugin/template@1.0.0#variables")
              (param i32 i32 f64 i32) (result i32) {variables})"#
     );
-    component(include_str!("template.wat"), &functions)
+    component(name, include_str!("template.wat"), &functions)
 }
 
 /// Where bodies may write: below the strings, above nothing.
 pub const SCRATCH: u32 = 16;
 
-fn component(world: &str, functions: &str) -> Bytes {
-    let texts = ["hostile", "1.0.0", "Means harm.", r#"{"type":"object"}"#, ""];
+fn component(name: &str, world: &str, functions: &str) -> Bytes {
+    let texts = [name, "1.0.0", "Means harm.", r#"{"type":"object"}"#, ""];
     let (mut record, mut strings, mut at) = (Vec::new(), Vec::new(), 2048u32);
     for text in texts {
         record.extend([at.to_le_bytes(), u32::try_from(text.len()).unwrap().to_le_bytes()].concat());
         strings.extend(text.as_bytes());
         at += u32::try_from(text.len()).unwrap();
     }
-    // Three empty lists.
+    // Three empty lists, which still have a place.
+    let at = at.next_multiple_of(4);
     record.extend([at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4]].concat());
     let escape = |bytes: &[u8]| bytes.iter().map(|b| format!("\\{b:02x}")).collect::<String>();
     let module = format!(

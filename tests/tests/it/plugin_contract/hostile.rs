@@ -42,12 +42,12 @@ fn next(delay_ms: &str, state_len: u32) -> String {
 }
 
 async fn delay_fault(host: &PluginHost, body: &str) -> PluginFault {
-    load(host, guests::delay(body)).await.next_delay(&ctx("{}"), pace(), "").await.unwrap_err()
+    load(host, guests::delay("hostile", body)).await.next_delay(&ctx("{}"), pace(), "").await.unwrap_err()
 }
 
 #[tokio::test]
 async fn a_guest_of_a_few_lines_works() {
-    let plugin = load(&host(), guests::delay(&next("7.5", 0))).await;
+    let plugin = load(&host(), guests::delay("hostile", &next("7.5", 0))).await;
     for _ in 0..100 {
         assert_eq!(plugin.next_delay(&ctx("{}"), pace(), "").await.unwrap().delay_ms, 7.5);
     }
@@ -58,7 +58,7 @@ async fn a_guest_of_a_few_lines_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endless_loop_costs_only_its_own_calls() {
     let host = host();
-    let looping = load(&host, guests::delay("(loop $l (br $l)) unreachable")).await;
+    let looping = load(&host, guests::delay("hostile", "(loop $l (br $l)) unreachable")).await;
     let good = load(&host, embedded("uniform")).await;
     let config = ctx(r#"{"min_ms":1,"max_ms":2}"#);
     // More loops than there are threads for calls, and than the semaphore lets through.
@@ -90,7 +90,7 @@ async fn memory_is_limited() {
     let modest =
         format!("(if (i32.eq (memory.grow (i32.const 8)) (i32.const -1)) (then unreachable)) {}", next("1", 0));
     assert_eq!(delay_fault(&small, &modest).await, PluginFault::Memory);
-    assert!(load(&host(), guests::delay(&modest)).await.next_delay(&ctx("{}"), pace(), "").await.is_ok());
+    assert!(load(&host(), guests::delay("hostile", &modest)).await.next_delay(&ctx("{}"), pace(), "").await.is_ok());
 }
 
 #[tokio::test]
@@ -122,14 +122,14 @@ async fn answers_are_limited() {
         SCRATCH + 4,
         SCRATCH + 8,
     );
-    let template = load(&host, guests::template(&many)).await;
+    let template = load(&host, guests::template("hostile", "unreachable", &many)).await;
     assert!(output(template.variables(&ctx("{}")).await.unwrap_err()).contains("larger than an answer may be"));
 }
 
 #[tokio::test]
 async fn crashes_are_told_apart_and_the_next_call_is_a_new_instance() {
     let host = host();
-    let sender = load(&host, guests::sender("unreachable", "(i32.load (i32.const -4))")).await;
+    let sender = load(&host, guests::sender("hostile", "unreachable", "(i32.load (i32.const -4))")).await;
     let PluginFault::Trap(start) = sender.start(&ctx("{}"), outbound()).await.unwrap_err() else { panic!() };
     assert!(start.contains("unreachable"), "{start}");
     let answer = Answer::NotSent("refused".into());
@@ -200,7 +200,7 @@ async fn a_loop_at_instantiation_is_refused() {
     let limits =
         PluginLimits { describe_deadline: Duration::from_millis(100), instances: 10, ..PluginLimits::default() };
     let host = PluginHost::new(limits, None).unwrap();
-    let bytes = guests::delay("unreachable) (start $s) (func $s (loop $l (br $l))");
+    let bytes = guests::delay("hostile", "unreachable) (start $s) (func $s (loop $l (br $l))");
     let refused = host.inspect(bytes).await.unwrap_err();
     assert!(refused.code == "instantiation-failed" && refused.detail.contains("100 ms"), "{refused:?}");
 }
@@ -225,7 +225,7 @@ async fn when_the_engine_has_no_instance_left_waiting_ones_make_room() {
     let host = PluginHost::new(limits, None).unwrap();
     let mut plugins = Vec::new();
     for delay in ["1", "2", "3", "4"] {
-        plugins.push(load(&host, guests::delay(&next(delay, 0))).await);
+        plugins.push(load(&host, guests::delay("hostile", &next(delay, 0))).await);
     }
     for _ in 0..3 {
         for plugin in &plugins {

@@ -1,0 +1,128 @@
+//! Plugins in running campaigns: a version that is activated meanwhile, and plugins that mean harm.
+
+use carillon::plugins::NEXT_JINJA;
+use tokio::time::Instant;
+
+use super::*;
+use crate::plugin_contract::guests::{self, SCRATCH};
+
+impl World {
+    async fn upload(&self, bytes: Bytes, query: &str) -> Value {
+        let path = format!("/api/v1/plugins{query}");
+        let (status, answer) =
+            self.client().send(Method::POST, &path, "application/wasm", bytes).await.expect("an answer");
+        assert_eq!(status, 201, "{answer}");
+        answer
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_activated_version_is_used_by_running_campaigns_on_every_server_within_a_second() {
+    let sink = Sink::start().await;
+    let world = World::cluster(&sink).await;
+    let messages = 1200;
+    world.add_devices(20).await;
+    world.add_audience("customers", messages).await;
+    let mut spec = spec(&sink, 100);
+    // What the next version adds.
+    spec["template"]["config"]["text"] = json!("{% if greeting is defined %}new{% else %}old{% endif %}");
+    let uploaded = world.upload(Bytes::from_static(NEXT_JINJA), "").await;
+    assert_eq!((&uploaded["name"], &uploaded["version"]), (&json!("jinja"), &json!("1.1.0")), "{uploaded}");
+    let id = world.launch(&spec).await;
+    for (version, after) in [("1.1.0", 300), ("1.0.0", 700)] {
+        eventually("it sends", PATIENCE, || async { sink.count() > after }).await;
+        world.api().post("/api/v1/plugins/jinja/activate", &json!({"version": version})).await;
+        let activated = Instant::now();
+        let (expected, other) = if version == "1.1.0" { ("new", "old") } else { ("old", "new") };
+        eventually("a second has passed", PATIENCE, || async { activated.elapsed() > Duration::from_millis(1500) })
+            .await;
+        let arrivals = sink.arrivals();
+        let late: Vec<_> = arrivals.iter().filter(|a| a.at > activated + Duration::from_secs(1)).collect();
+        assert!(!late.is_empty() && late.iter().all(|a| a.text == expected), "{version}: {late:?}");
+        assert!(arrivals.iter().any(|a| a.text == other), "the version before was used before");
+    }
+    let done = world.completed(&id).await;
+    assert_eq!(done["counts"]["sent"], json!(messages), "{done}");
+    assert_eq!((sink.count(), sink.per_address().len()), (messages, messages), "each once, whichever version said it");
+    // The versions survive a new start, and a roll-back stays one.
+    let plugin = world.servers[1].get("/api/v1/plugins/jinja").await;
+    assert_eq!(plugin["active"], json!("1.0.0"), "{plugin}");
+}
+
+/// `ok([ok(content { text, … })])` of a text that says it is this long.
+fn rendered(length: u32) -> String {
+    let element = SCRATCH + 64;
+    format!(
+        "(i32.store8 (i32.const {SCRATCH}) (i32.const 0))
+         (i32.store (i32.const {}) (i32.const {element}))
+         (i32.store (i32.const {}) (i32.const 1))
+         (i32.store8 (i32.const {element}) (i32.const 0))
+         (i32.store (i32.const {}) (i32.const 1024))
+         (i32.store (i32.const {}) (i32.const {length}))
+         (i32.const {SCRATCH})",
+        SCRATCH + 4,
+        SCRATCH + 8,
+        element + 4,
+        element + 8,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_that_mean_harm_pause_their_own_campaigns_and_disturb_no_other() {
+    const LOOP: &str = "(loop $l (br $l)) unreachable";
+    const EATER: &str = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable";
+    // A gigabyte that the plugin has not, and all of the memory that it may have.
+    let liar = rendered(1 << 30);
+    let big = format!("(drop (memory.grow (i32.const 240))) {}", rendered(15 << 20));
+    let none = "unreachable";
+    let hostile = [
+        ("template", "endless-loop", guests::template("endless-loop", LOOP, none), "longer than a call may take"),
+        ("template", "memory-eater", guests::template("memory-eater", EATER, none), "memory"),
+        ("template", "gigabyte", guests::template("gigabyte", &liar, none), "answer"),
+        ("template", "big-answer", guests::template("big-answer", &big, none), "larger than an answer may be"),
+        ("sender", "crashing", guests::sender("crashing", none, none), "unreachable"),
+        ("delay", "never-next", guests::delay("never-next", LOOP), "longer than a call may take"),
+    ];
+    let sink = Sink::start().await;
+    let world = World::embedded(&sink).await;
+    let (messages, each) = (1500, 300);
+    let tagged = |tag: &str, count: usize| -> Value {
+        (0..count)
+            .map(|n| json!({"id": format!("{tag}-{n}"), "channel": "sms", "tags": [tag], "adapter": {}}))
+            .collect()
+    };
+    world.api().post("/api/v1/devices", &tagged("good", 30)).await;
+    world.add_audience("customers", messages).await;
+    world.add_audience("victims", each).await;
+    let mut ids = Vec::new();
+    for (kind, name, bytes, reason) in hostile {
+        world.upload(bytes, "?activate=true").await;
+        world.api().post("/api/v1/devices", &tagged(name, 60)).await;
+        let mut spec = spec(&sink, 10);
+        (spec["name"], spec["audience"], spec["devices"]) = (json!(name), json!("victims"), json!({"tag": name}));
+        spec[kind] = json!({"plugin": name, "config": {}});
+        ids.push((kind, name, reason, world.launch(&spec).await));
+    }
+    let mut good = spec(&sink, 40);
+    good["devices"] = json!({"tag": "good"});
+    let good = world.launch(&good).await;
+
+    for (kind, name, reason, id) in &ids {
+        let (client, path) = (world.client(), format!("/api/v1/campaigns/{id}"));
+        eventually(name, PATIENCE, || async {
+            matches!(client.get(&path).await, Ok((200, c)) if c["status"] == "paused" && c["counts"]["processing"] == 0)
+        })
+        .await;
+        let view = world.campaign(id).await;
+        let why = view["paused_reason"].as_str().unwrap_or_default();
+        assert!(why.contains(reason), "{name}: {view}");
+        let counts = &view["counts"];
+        let count = |state: &str| counts[state].as_u64().unwrap_or_else(|| panic!("{state}: {view}"));
+        assert_eq!(count("pending") + count("sent") + count("failed"), each as u64, "{name}: nothing is lost: {view}");
+        assert_eq!(count("sent") > 0, *kind == "delay", "{name}: {view}");
+    }
+    let done = world.completed(&good).await;
+    assert_eq!(done["counts"]["sent"], json!(messages), "{done}");
+    let peak = world.api().peak_memory();
+    assert!(peak < 600 << 20, "{} MiB", peak >> 20);
+}
