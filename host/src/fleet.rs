@@ -303,6 +303,13 @@ impl Fleet {
         Ok(found)
     }
 
+    /// Those of the devices that are in memory.
+    pub fn known(&self, ids: &[DeviceId]) -> HashMap<DeviceId, Arc<Device>> {
+        let devices = self.devices.read();
+        let known = |id: &DeviceId| Some((id.clone(), devices.by_no.get(devices.no_by_id.get(id)?)?.clone()));
+        ids.iter().filter_map(known).collect()
+    }
+
     /// One device by its id, from memory where it is there.
     ///
     /// # Errors

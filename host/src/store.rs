@@ -302,6 +302,8 @@ pub struct StoreHealth {
     pub server: String,
     /// What an operator should change, such as `fsync` that is off; empty when all is well.
     pub warnings: Vec<String>,
+    /// Bytes of write-ahead log written so far by the whole server; `None` where it does not tell.
+    pub log_bytes: Option<u64>,
 }
 
 /// The truth. All methods may be called by several servers at once; `now` is the cluster's time (see

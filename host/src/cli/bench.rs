@@ -27,7 +27,7 @@ use crate::device::DeviceSpec;
 use crate::id::CampaignId;
 use ledger::Ledger;
 use pacing::Asked;
-use report::{Report, Seconds};
+use report::{Report, Seconds, Spent};
 use sink::{Sink, SinkReport};
 
 /// How often the end is looked for.
@@ -190,18 +190,18 @@ async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf)
 
     let id = driver.create(campaign(args, receiver)?).await?;
     let core = driver.core().clone();
-    let (statements, commands) = (core.store.statements(), core.queue.commands());
+    let before = Spent::so_far(&core).await?;
     let launched_at = core.clock.now();
     since();
     driver.launch_or_resume(id).await?;
     seconds.expand = wait_for_end(&driver, id, args).await?.as_secs_f64();
-    let (statements, commands) = (core.store.statements() - statements, core.queue.commands() - commands);
+    let spent = Spent::so_far(&core).await?.since(&before);
 
     let mut ledger = Ledger::new(args.delay_ms, launched_at)?;
     driver.each_message(id, |row| ledger.add(row)).await?;
     seconds.drain = ledger.last_end().since(launched_at).as_secs_f64();
     let counts = driver.view(id).await?.counts;
-    Ok(Report::new(args, &core, seconds, &ledger, counts, receiver.report().await?, (statements, commands)))
+    Ok(Report::new(args, &core, seconds, &ledger, counts, receiver.report().await?, &spent))
 }
 
 /// A store with other work in it would be measured too, and disturbed.

@@ -10,8 +10,8 @@ local leased_until = tonumber(d[1] or 0)
 if leased_until > now then
   return {'wait', leased_until - now}
 end
-local sending = redis.call('SCARD', KEYS[2])
-if sending == 0 and redis.call('ZCARD', KEYS[1]) == 0 then
+local sending, queued = redis.call('SCARD', KEYS[2]), redis.call('ZCARD', KEYS[1])
+if sending == 0 and queued == 0 then
   return {'empty'}
 end
 local next_at = tonumber(d[2] or 0)
@@ -30,4 +30,4 @@ if sending > 0 then
 end
 local first = redis.call('ZPOPMIN', KEYS[1])
 redis.call('SADD', KEYS[2], first[1])
-return {'message', token, first[1], first[2], d[4] or '', redis.call('ZCARD', KEYS[1])}
+return {'message', token, first[1], first[2], d[4] or '', queued - 1}

@@ -17,13 +17,14 @@ if d[2] ~= '0' then
   end
   -- A hold that came while the message was being sent is not shortened.
   next_at = math.max(next_at, now + ARGV[4])
-  redis.call('HSET', KEYS[3], 'until', '0', 'next_at', string.format('%.0f', next_at))
   if ARGV[5] then
-    redis.call('HSET', KEYS[3], 'pace', ARGV[5])
+    redis.call('HSET', KEYS[3], 'until', '0', 'next_at', string.format('%.0f', next_at), 'pace', ARGV[5])
+  else
+    redis.call('HSET', KEYS[3], 'until', '0', 'next_at', string.format('%.0f', next_at))
   end
 end
 local depth = redis.call('ZCARD', KEYS[1])
-if depth + redis.call('SCARD', KEYS[2]) == 0 then
+if depth == 0 and redis.call('SCARD', KEYS[2]) == 0 then
   return {1, 0, -1}
 end
 return {1, depth, math.max(0, next_at - now)}

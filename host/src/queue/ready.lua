@@ -18,10 +18,13 @@ else
   end
 end
 local hidden = string.format('%.17g', now + ARGV[2] + ARGV[3])
-local answer = {next_in, hidden}
+local answer, hide = {next_in, hidden}, {}
 for i = 1, math.min(#due, 2 * limit), 2 do
-  redis.call('ZADD', KEYS[1], 'XX', hidden, due[i])
-  answer[#answer + 1] = due[i]
-  answer[#answer + 1] = math.floor(now - tonumber(due[i + 1]))
+  hide[i], hide[i + 1] = hidden, due[i]
+  answer[i + 2], answer[i + 3] = due[i], math.floor(now - tonumber(due[i + 1]))
+end
+-- In portions, because the number of arguments that unpack can give is limited.
+for i = 1, #hide, 400 do
+  redis.call('ZADD', KEYS[1], 'XX', unpack(hide, i, math.min(i + 399, #hide)))
 end
 return answer

@@ -132,13 +132,12 @@ impl Pool {
 
     /// The devices by their ids, from memory where possible.
     async fn meet(&self, ids: &[DeviceId]) -> Result<HashMap<DeviceId, Arc<Device>>, StoreError> {
-        let found: Vec<_> = stream::iter(ids.to_vec())
+        let mut devices = self.sending.fleet.known(ids);
+        let missing: Vec<_> = ids.iter().filter(|id| !devices.contains_key(*id)).cloned().collect();
+        let mut found = stream::iter(missing)
             .map(|id| async move { self.sending.fleet.device(&id).await.map(|d| (id, d)) })
-            .buffer_unordered(8)
-            .collect()
-            .await;
-        let mut devices = HashMap::with_capacity(ids.len());
-        for entry in found {
+            .buffer_unordered(8);
+        while let Some(entry) = found.next().await {
             let (id, device) = entry?;
             if let Some(device) = device {
                 devices.insert(id, device);

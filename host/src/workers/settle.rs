@@ -24,6 +24,9 @@ pub const BACKLOG: usize = 2048;
 /// Groups written at the same time.
 pub const WRITERS: usize = 2;
 
+/// Flushes of paces for each one of metrics.
+const METRICS_EVERY: u32 = 4;
+
 /// A finished attempt on its way to the store.
 pub struct Done {
     /// What the store is told.
@@ -50,7 +53,7 @@ impl Done {
     }
 }
 
-/// What is written about once a second instead of with each send.
+/// What is written now and then instead of with each send.
 #[derive(Default)]
 pub struct Lazy {
     metrics: Mutex<HashMap<DeviceId, MetricsDelta>>,
@@ -237,15 +240,17 @@ impl Pool {
         }
     }
 
-    /// Writes metrics and short paces: called about once a second, and at the end.
-    pub async fn flush(&self) {
+    async fn flush_metrics(&self) {
         let metrics: Vec<_> = std::mem::take(&mut *self.lazy.metrics.lock()).into_values().collect();
-        let paces: Vec<_> = std::mem::take(&mut *self.lazy.paces.lock()).into_values().collect();
         if !metrics.is_empty()
             && let Err(error) = self.core.queue.add_metrics(&metrics).await
         {
-            tracing::debug!(error = %error, "device metrics of the last second are lost");
+            tracing::debug!(error = %error, "device metrics of the last seconds are lost");
         }
+    }
+
+    async fn flush_paces(&self) {
+        let paces: Vec<_> = std::mem::take(&mut *self.lazy.paces.lock()).into_values().collect();
         for page in paces.chunks(1000) {
             if let Err(error) = self.core.store.save_paces(page).await {
                 tracing::warn!(error = %error, "paces were not saved; they will be with the next sends");
@@ -254,14 +259,23 @@ impl Pool {
         }
     }
 
-    /// Flushes about once a second until the pool has drained.
+    /// Flushes paces twice in the time that losing one may cost, and metrics, for people to look at, every few seconds;
+    /// both a last time when the pool has drained.
     pub async fn flush_loop(self: Arc<Self>) {
+        let mut metrics_in = METRICS_EVERY;
         while !self.drained.is_cancelled() {
             tokio::select! {
                 () = tokio::time::sleep(LAZY / 2) => {}
-                () = self.drained.cancelled() => {}
+                () = self.drained.cancelled() => break,
             }
-            self.flush().await;
+            self.flush_paces().await;
+            metrics_in -= 1;
+            if metrics_in == 0 {
+                metrics_in = METRICS_EVERY;
+                self.flush_metrics().await;
+            }
         }
+        self.flush_paces().await;
+        self.flush_metrics().await;
     }
 }

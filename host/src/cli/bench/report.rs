@@ -22,6 +22,38 @@ pub struct Seconds {
     pub drain: f64,
 }
 
+/// What was spent, from some moment on.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    statements: u64,
+    commands: u64,
+    log_bytes: Option<u64>,
+    cpu_us: Option<u64>,
+}
+
+impl Spent {
+    /// Since the beginning.
+    pub async fn so_far(core: &Core) -> anyhow::Result<Self> {
+        Ok(Self {
+            statements: core.store.statements(),
+            commands: core.queue.commands(),
+            log_bytes: core.store.health().await?.log_bytes,
+            cpu_us: cpu_us(),
+        })
+    }
+
+    /// Since an earlier moment.
+    pub fn since(self, before: &Self) -> Self {
+        let less = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?));
+        Self {
+            statements: self.statements.saturating_sub(before.statements),
+            commands: self.commands.saturating_sub(before.commands),
+            log_bytes: less(self.log_bytes, before.log_bytes),
+            cpu_us: less(self.cpu_us, before.cpu_us),
+        }
+    }
+}
+
 /// What was measured. Times in milliseconds unless named otherwise.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -67,11 +99,14 @@ pub struct Report {
     pub sink: Option<SinkReport>,
     /// The most memory this process ever had, in bytes.
     pub peak_rss_bytes: Option<u64>,
+    /// Processor time of this process per message, in microseconds, from the launch to the end.
+    pub cpu_us_per_message: Option<f64>,
     /// SQL statements per message, from the launch to the end.
     pub sql_per_message: f64,
     /// Redis commands per message, from the launch to the end.
     pub redis_per_message: f64,
-    /// Bytes of write-ahead log per message; not measured for SQLite.
+    /// Bytes of write-ahead log per message (of the whole database server), from the launch to the end; not measured for
+    /// SQLite.
     pub wal_bytes_per_message: Option<f64>,
     /// Calls of plugins.
     pub plugin_calls: Option<u64>,
@@ -80,7 +115,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Puts together what was measured; `spent` are SQL statements and queue commands.
+    /// Puts together what was measured.
     pub fn new(
         args: &Args,
         core: &Core,
@@ -88,7 +123,7 @@ impl Report {
         ledger: &Ledger,
         counts: Counts,
         sink: Option<SinkReport>,
-        spent: (u64, u64),
+        spent: &Spent,
     ) -> Self {
         let messages = u64::from(args.messages);
         let per_message = |n: u64| n as f64 / messages as f64;
@@ -123,9 +158,10 @@ impl Report {
             counts,
             sink,
             peak_rss_bytes: peak_rss(),
-            sql_per_message: per_message(spent.0),
-            redis_per_message: per_message(spent.1),
-            wal_bytes_per_message: None,
+            cpu_us_per_message: spent.cpu_us.map(per_message),
+            sql_per_message: per_message(spent.statements),
+            redis_per_message: per_message(spent.commands),
+            wal_bytes_per_message: spent.log_bytes.map(per_message),
             plugin_calls,
             plugin_us_per_call,
         }
@@ -147,6 +183,17 @@ fn plugin_calls(core: &Core) -> (Option<u64>, Option<f64>) {
     }
 }
 
+/// Processor time of this process, where the kernel tells.
+fn cpu_us() -> Option<u64> {
+    /// Of a tick: a hundredth of a second on every Linux.
+    const TICK_US: u64 = 10_000;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // After the name, which may hold blanks: user and system time are the 12th and the 13th field.
+    let mut times =
+        stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).map_while(|field| field.parse::<u64>().ok());
+    Some((times.next()? + times.next()?) * TICK_US)
+}
+
 /// The most memory this process ever had, where the kernel tells.
 fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -159,5 +206,13 @@ mod tests {
     #[test]
     fn linux_tells_the_peak_memory() {
         assert!(super::peak_rss().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn linux_tells_the_processor_time() {
+        let before = super::cpu_us().unwrap();
+        let began = std::time::Instant::now();
+        while began.elapsed() < std::time::Duration::from_millis(50) {}
+        assert!(super::cpu_us().unwrap() > before);
     }
 }
