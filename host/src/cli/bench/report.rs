@@ -211,8 +211,7 @@ mod tests {
     #[test]
     fn linux_tells_the_processor_time() {
         let before = super::cpu_us().unwrap();
-        let began = std::time::Instant::now();
-        while began.elapsed() < std::time::Duration::from_millis(50) {}
-        assert!(super::cpu_us().unwrap() > before);
+        // Asking takes time, too.
+        while super::cpu_us().unwrap() == before {}
     }
 }
