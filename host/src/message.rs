@@ -86,7 +86,8 @@ pub mod code {
     pub const READY: i16 = 0;
     /// Pending, waits for its `due_at` (a retry, a quiet hour).
     pub const DEFERRED: i16 = 1;
-    /// Processing.
+    /// Processing: not in the column (a message that is being sent is `READY` there, and named by its device's row of
+    /// `in_flight`), only in what is read.
     pub const PROCESSING: i16 = 2;
     /// Sent.
     pub const SENT: i16 = 3;
@@ -209,7 +210,7 @@ pub struct Versions {
     pub sender: VersionNo,
 }
 
-/// A message that a worker has claimed from a device's queue and wants to begin: the argument of `Store::begin`.
+/// A message that a worker has claimed from a device's queue and wants to begin: an argument of `Store::turn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// The message.
@@ -238,6 +239,15 @@ pub enum Begun {
     /// Another message of this device is `processing` in the store (its owner lost its lease, or the queue was
     /// lost): leave the message where it was and come back later.
     DeviceBusy,
+}
+
+/// What `Store::turn` came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Turned {
+    /// For each end, in order: whether it was applied.
+    pub applied: Vec<bool>,
+    /// For each claim, in order.
+    pub begun: Vec<Begun>,
 }
 
 /// What a worker needs to send a message.
@@ -330,7 +340,7 @@ pub enum Settled {
     Released,
 }
 
-/// The end of an attempt: the argument of `Store::settle`. It is applied only if the message is still `processing`
+/// The end of an attempt: an argument of `Store::turn`. It is applied only if the message is still `processing`
 /// under this token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settlement {
@@ -342,6 +352,8 @@ pub struct Settlement {
     pub token: i64,
     /// The attempt that ends.
     pub attempt: u32,
+    /// The plugin versions that it ran with.
+    pub versions: Versions,
     /// What it came to.
     pub outcome: Settled,
     /// When the attempt began.
@@ -398,8 +410,8 @@ pub struct InFlight {
     pub host: HostId,
     /// Whether that server's heartbeat is fresh.
     pub host_alive: bool,
-    /// The sender's version, which says whether its provider deduplicates.
-    pub sender: VersionNo,
+    /// The plugin versions it runs with; the sender's says whether its provider deduplicates.
+    pub versions: Versions,
 }
 
 /// A message as `GET /messages/{id}` and the message list show it.

@@ -28,7 +28,7 @@ use crate::id::{
     AudienceNo, CampaignId, DeviceId, DeviceNo, Digest, HostId, MessageId, RunKey, SequenceId, SequenceNo, TokenId,
     VersionNo,
 };
-use crate::message::{AttemptRow, Begun, Claim, Counts, InFlight, MessageRow, MessageStatus, Settlement};
+use crate::message::{AttemptRow, Begun, Claim, Counts, InFlight, MessageRow, MessageStatus, Settlement, Turned};
 use crate::plugin::{PluginInfo, PluginKind};
 use crate::sequence::{Enrolment, EnrolmentStatus, Sequence, SequenceSpec, SequenceStatus};
 
@@ -504,13 +504,22 @@ pub trait Store: Send + Sync + 'static {
     /// Makes up to `limit` deferred messages that are due ready; returns their devices (each once), and when the next one
     /// after them is due.
     async fn promote_due(&self, now: Time, limit: u32) -> Result<(Vec<DeviceNo>, Option<Time>)>;
-    /// Takes messages: `pending` (ready) → `processing` under the claim's token, at most one per device (a partial
-    /// unique index on the device says so even across servers that lost their leases), unless suppressed, expired or
-    /// inactive. Committed before it returns. One answer per claim, in order.
-    async fn begin(&self, host: HostId, claims: &[Claim], now: Time) -> Result<Vec<Begun>>;
-    /// Ends attempts: applied where the message is still `processing` under the token and attempt; `false` where it was
-    /// not. All of it in one transaction: message, attempt row, counters, pace, suppression, enrolment.
-    async fn settle(&self, batch: &[Settlement]) -> Result<Vec<bool>>;
+    /// Ends attempts, then takes messages, all in one transaction that is committed when this returns; so a device that
+    /// goes from one message to the next takes one turn.
+    ///
+    /// An end is applied where its message is still `processing` under the token and attempt: message, attempt row,
+    /// counters, pace, suppression, enrolment. A claim takes a message from `pending` (ready) to `processing` under its
+    /// token, at most one per device (the device's row of `in_flight` says so even across servers that lost their
+    /// leases), unless suppressed, expired or inactive.
+    async fn turn(&self, host: HostId, ends: &[Settlement], claims: &[Claim], now: Time) -> Result<Turned>;
+    /// [`Store::turn`] without ends.
+    async fn begin(&self, host: HostId, claims: &[Claim], now: Time) -> Result<Vec<Begun>> {
+        Ok(self.turn(host, &[], claims, now).await?.begun)
+    }
+    /// [`Store::turn`] without claims, for which neither server nor time are needed.
+    async fn settle(&self, ends: &[Settlement]) -> Result<Vec<bool>> {
+        Ok(self.turn(HostId(uuid::Uuid::nil()), ends, &[], Time::from_ms(0)).await?.applied)
+    }
     /// Messages that are `processing`, of one device or (with `None`) the next ones after a message id.
     async fn in_flight(
         &self,

@@ -294,6 +294,7 @@ impl Pool {
                 device: device.no,
                 token: attempt.token,
                 attempt: attempt.work.attempt,
+                versions: run.versions(&attempt.sender),
                 sequence: orphans::advance(run, &verdict.settled, now),
                 outcome: verdict.settled,
                 started_at,

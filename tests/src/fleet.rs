@@ -221,6 +221,7 @@ impl Started {
             device,
             token,
             attempt: work.attempt,
+            versions: self.versions,
             outcome,
             started_at: now,
             finished_at: now.plus(Duration::from_secs(1)),

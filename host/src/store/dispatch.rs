@@ -238,11 +238,8 @@ macro_rules! store_by_subject {
             async fn promote_due(&self, now: Time, limit: u32) -> Result<(Vec<DeviceNo>, Option<Time>)> {
                 messages::promote_due(self, now, limit).await
             }
-            async fn begin(&self, host: HostId, claims: &[Claim], now: Time) -> Result<Vec<Begun>> {
-                messages::begin(self, host, claims, now).await
-            }
-            async fn settle(&self, batch: &[Settlement]) -> Result<Vec<bool>> {
-                messages::settle(self, batch).await
+            async fn turn(&self, host: HostId, ends: &[Settlement], claims: &[Claim], now: Time) -> Result<Turned> {
+                messages::turn(self, host, ends, claims, now).await
             }
             async fn in_flight(
                 &self,

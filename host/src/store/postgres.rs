@@ -17,9 +17,10 @@ mod plugins;
 mod reading;
 mod runs;
 mod sequences;
-mod settle;
 mod tokens;
+mod turn;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,7 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions,
 use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{Connection as _, Executor as _, FromRow, PgPool, Transaction};
 
+use self::turn::{not_in_flight, still_runs, still_sequences};
 use super::dispatch::store_by_subject;
 use super::rows;
 use super::*;

@@ -272,6 +272,7 @@ impl Pool {
                     device: t.device.no,
                     token: t.token,
                     attempt: mine.attempt,
+                    versions: mine.versions,
                     outcome: Settled::Released,
                     started_at: mine.started_at,
                     finished_at: now,

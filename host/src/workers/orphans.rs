@@ -105,7 +105,10 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
     let facts = Facts {
         retry: &plan.retry,
         delivery: plan.delivery,
-        provider_deduplicates: core.plugins.by_no(left.sender).is_some_and(|p| p.info.can("provider-deduplicates")),
+        provider_deduplicates: core
+            .plugins
+            .by_no(left.versions.sender)
+            .is_some_and(|p| p.info.can("provider-deduplicates")),
         failures: left.failures,
         recipient: &recipient,
         channel: "",
@@ -120,6 +123,7 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
         device: left.device,
         token: left.token,
         attempt: left.attempt,
+        versions: left.versions,
         sequence: live.and_then(|l| advance(l, &verdict.settled, now)),
         outcome: verdict.settled,
         started_at: left.started_at,

@@ -5,7 +5,7 @@ use super::*;
 use crate::message::code;
 
 pub(super) async fn counts(pg: &Postgres, runs: &[RunKey]) -> Result<Vec<(RunKey, Counts)>> {
-    // What is processing is counted where it stands: the index on it holds one row per worker at most.
+    // What is processing is counted where it stands: one row per device.
     let found: Vec<rows::CountsSql> = pg
         .rows(
             "SELECT n.key AS run_key, coalesce(sum(c.total), 0)::bigint AS total,
@@ -18,7 +18,8 @@ pub(super) async fn counts(pg: &Postgres, runs: &[RunKey]) -> Result<Vec<(RunKey
                     coalesce(max(p.processing), 0)::bigint AS processing
              FROM unnest($1::int[]) WITH ORDINALITY AS n (key, pos)
              LEFT JOIN run_counts c ON c.run_key = n.key
-             LEFT JOIN (SELECT (id >> 32)::int AS key, count(*) AS processing FROM messages WHERE status = 2 GROUP BY 1) p
+             LEFT JOIN (SELECT (message_id >> 32)::int AS key, count(*) AS processing FROM in_flight
+                        WHERE message_id IS NOT NULL GROUP BY 1) p
                  ON p.key = n.key
              GROUP BY n.key, n.pos ORDER BY n.pos",
         )
@@ -96,11 +97,13 @@ pub(super) async fn close_pending(pg: &Postgres, run: RunKey, to: MessageStatus,
             .fetch_optional(&mut *tx)
             .await?;
         let Some(cursor) = cursor else { return Ok(0) };
+        still_runs(pg, &mut tx, [run]).await?;
         let (closed, last): (i64, Option<i64>) = pg
-            .rows(
+            .rows(concat!(
                 "WITH open AS MATERIALIZED (
-                     SELECT id FROM messages WHERE id > $1 AND id <= $2 AND status IN (0, 1)
-                     ORDER BY id LIMIT $3 FOR UPDATE),
+                     SELECT id FROM messages m WHERE id > $1 AND id <= $2 AND status IN (0, 1) AND ",
+                not_in_flight!("m"),
+                " ORDER BY id LIMIT $3 FOR UPDATE),
                  closed AS (
                      UPDATE messages m SET status = $4, finished_at = $5 FROM open o
                      WHERE m.id = o.id AND m.status IN (0, 1) RETURNING m.id),
@@ -111,8 +114,8 @@ pub(super) async fn close_pending(pg: &Postgres, run: RunKey, to: MessageStatus,
                      FROM closed HAVING count(*) > 0
                      ON CONFLICT (run_key, shard) DO UPDATE
                          SET cancelled = c.cancelled + excluded.cancelled, expired = c.expired + excluded.expired)
-                 SELECT count(*), max(id) FROM closed",
-            )
+                 SELECT count(*), max(id) FROM closed"
+            ))
             .bind(cursor.max(run.first().0 - 1))
             .bind(run.last().0)
             .bind(i64::from(limit))
@@ -139,7 +142,7 @@ pub(super) async fn runs_to_close(pg: &Postgres) -> Result<Vec<(RunKey, Campaign
         .rows(concat!(
             "SELECT r.key, c.status, ",
             open_messages!("r.key"),
-            "::bigint, (SELECT count(*) FROM messages m WHERE m.status = 2 AND (m.id >> 32)::int = r.key)
+            "::bigint, (SELECT count(*) FROM in_flight f WHERE (f.message_id >> 32)::int = r.key)
              FROM runs r JOIN campaigns c ON c.id = r.campaign_id WHERE r.closing ORDER BY r.key"
         ))
         .fetch_all(&pg.pool)

@@ -66,7 +66,20 @@ async fn exit_suppressed(
     reasons: &[&str],
     times: &[i64],
 ) -> Result<()> {
-    pg.sql(
+    let sequences: Vec<i32> = pg
+        .scalar(
+            "SELECT DISTINCT e.sequence_no FROM sequences s
+             JOIN contacts k ON k.audience_no = s.audience_no AND k.address = ANY($1)
+             JOIN enrolments e ON e.sequence_no = s.no AND e.contact_no = k.no AND e.status IN (0, 1)",
+        )
+        .bind(addresses)
+        .fetch_all(&mut **tx)
+        .await?;
+    if sequences.is_empty() {
+        return Ok(());
+    }
+    still_sequences(pg, tx, &sequences).await?;
+    pg.sql(concat!(
         "WITH exited AS (
              UPDATE enrolments e SET status = 3, exit_reason = n.reason
              FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS n (address, channel, reason, at)
@@ -80,12 +93,13 @@ async fn exit_suppressed(
          done AS (
              UPDATE messages m SET status = 8, finished_at = x.at
              FROM exited x JOIN runs r ON r.sequence_no = x.sequence_no AND r.step = x.step
-             WHERE m.id = (r.key::bigint << 32) | x.contact_no AND m.status IN (0, 1)
-             RETURNING m.id)
+             WHERE m.id = (r.key::bigint << 32) | x.contact_no AND m.status IN (0, 1) AND ",
+        not_in_flight!("m"),
+        " RETURNING m.id)
          INSERT INTO run_counts AS c (run_key, shard, suppressed)
          SELECT (id >> 32)::int, $5, count(*) FROM done GROUP BY 1 ORDER BY 1
-         ON CONFLICT (run_key, shard) DO UPDATE SET suppressed = c.suppressed + excluded.suppressed",
-    )
+         ON CONFLICT (run_key, shard) DO UPDATE SET suppressed = c.suppressed + excluded.suppressed"
+    ))
     .bind(addresses)
     .bind(channels)
     .bind(reasons)

@@ -1,7 +1,5 @@
 //! Devices and their saved paces.
 
-use std::collections::BTreeMap;
-
 use super::*;
 
 pub(super) async fn put_devices(pg: &Postgres, devices: &[DeviceSpec], now: Time) -> Result<u32> {
@@ -47,6 +45,10 @@ async fn put_in_one(pg: &Postgres, devices: &[&DeviceSpec], specs: &[String], no
         .fetch_all(&mut *tx)
         .await?;
     let numbers: BTreeMap<String, i32> = put.into_iter().map(|(no, id)| (id, no)).collect();
+    pg.sql("INSERT INTO in_flight (device_no) SELECT * FROM unnest($1::int[]) ON CONFLICT (device_no) DO NOTHING")
+        .bind(numbers.values().copied().collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
     let tagged: Vec<(i32, &[String])> =
         devices.iter().filter_map(|d| numbers.get(d.id.as_str()).map(|no| (*no, d.tags.as_slice()))).collect();
     put_tags(pg, &mut tx, &tagged).await?;
@@ -116,8 +118,7 @@ pub(super) async fn delete_device(pg: &Postgres, id: &DeviceId, now: Time) -> Re
     let busy: bool = pg
         .scalar(
             "SELECT EXISTS (SELECT FROM messages WHERE device_no = $1 AND status = 0)
-                 OR EXISTS (SELECT FROM messages WHERE device_no = $1 AND status = 1)
-                 OR EXISTS (SELECT FROM messages WHERE device_no = $1 AND status = 2)",
+                 OR EXISTS (SELECT FROM messages WHERE device_no = $1 AND status = 1)",
         )
         .bind(no)
         .fetch_one(&mut *tx)

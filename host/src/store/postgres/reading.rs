@@ -5,21 +5,24 @@ use super::*;
 macro_rules! message_columns {
     ($($from:tt)*) => {
         concat!(
-            "SELECT m.id, m.status, coalesce(k.address, '') AS address, d.id AS device_id, m.attempt, m.failures, m.due_at,
-                    m.started_at, m.finished_at, m.provider_id, m.reason_code, m.reason_detail,
+            "SELECT m.id, CASE WHEN f.message_id IS NULL THEN m.status ELSE 2 END AS status,
+                    coalesce(k.address, '') AS address, d.id AS device_id, coalesce(f.attempt, m.attempt) AS attempt,
+                    m.failures, m.due_at, coalesce(f.started_at, m.started_at) AS started_at, m.finished_at, m.provider_id,
+                    m.reason_code, m.reason_detail,
                     t.digest AS template, y.digest AS delay, s.digest AS sender
              FROM ",
             $($from)*,
             " AS m
              JOIN devices d ON d.no = m.device_no
+             LEFT JOIN in_flight f ON f.device_no = m.device_no AND f.message_id = m.id
              JOIN runs r ON r.key = (m.id >> 32)::int
              LEFT JOIN LATERAL (
                  -- Looked up one by one: the planner would rather read the whole audience for a page.
                  SELECT address FROM contacts
                  WHERE audience_no = r.audience_no AND no = (m.id & 4294967295)::int OFFSET 0) AS k ON TRUE
-             LEFT JOIN plugin_versions t ON t.no = m.template_no
-             LEFT JOIN plugin_versions y ON y.no = m.delay_no
-             LEFT JOIN plugin_versions s ON s.no = m.sender_no
+             LEFT JOIN plugin_versions t ON t.no = coalesce(f.template_no, m.template_no)
+             LEFT JOIN plugin_versions y ON y.no = coalesce(f.delay_no, m.delay_no)
+             LEFT JOIN plugin_versions s ON s.no = coalesce(f.sender_no, m.sender_no)
              ORDER BY m.id"
         )
     };
@@ -28,7 +31,7 @@ macro_rules! message_columns {
 macro_rules! page_of_messages {
     ($of:literal) => {
         message_columns!(concat!(
-            "(SELECT * FROM messages WHERE id > $1 AND id <= $2 AND ",
+            "(SELECT * FROM messages p WHERE id > $1 AND id <= $2 AND ",
             $of,
             " ORDER BY id LIMIT $3)"
         ))
@@ -45,14 +48,14 @@ pub(super) async fn messages(
     // A text per status where an index knows it; the others walk the run's part of the primary key.
     let query = match status {
         None => pg.rows(page_of_messages!("TRUE")),
-        Some(MessageStatus::Pending) => pg.rows(page_of_messages!("status IN (0, 1)")),
-        Some(MessageStatus::Processing) => {
-            // No LIMIT within: by id the planner would walk the primary key to find the few.
-            pg.rows(message_columns!(
-                "(SELECT * FROM (SELECT * FROM messages WHERE status = 2 AND id > $1 AND id <= $2 OFFSET 0) AS busy
-                  ORDER BY id LIMIT $3)"
-            ))
-        }
+        Some(MessageStatus::Pending) => pg.rows(page_of_messages!(
+            "status IN (0, 1)
+                 AND NOT EXISTS (SELECT FROM in_flight f WHERE f.device_no = p.device_no AND f.message_id = p.id)"
+        )),
+        Some(MessageStatus::Processing) => pg.rows(message_columns!(
+            "(SELECT p.* FROM in_flight f JOIN messages p ON p.id = f.message_id
+              WHERE f.message_id > $1 AND f.message_id <= $2 ORDER BY f.message_id LIMIT $3)"
+        )),
         Some(MessageStatus::Failed) => pg.rows(page_of_messages!("status = 6")),
         Some(MessageStatus::Unknown) => pg.rows(page_of_messages!("status = 7")),
         Some(_) => pg.rows(page_of_messages!("status = $4")),
@@ -122,8 +125,10 @@ pub(super) async fn ahead_of(
             "SELECT count(*) FROM (
                  SELECT FROM unnest($1::int[]) AS r (key)
                  CROSS JOIN LATERAL (
-                     SELECT FROM messages
-                     WHERE device_no = $2 AND status = 0 AND id >= r.key::bigint << 32
+                     SELECT FROM messages p
+                     WHERE device_no = $2 AND status = 0
+                       AND NOT EXISTS (SELECT FROM in_flight f WHERE f.device_no = $2 AND f.message_id = p.id)
+                       AND id >= r.key::bigint << 32
                        AND id < CASE WHEN r.key = ($3::bigint >> 32)::int THEN $3 ELSE (r.key::bigint + 1) << 32 END
                      LIMIT $4) AS m
                  LIMIT $4) AS ahead",

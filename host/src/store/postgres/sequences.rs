@@ -323,8 +323,10 @@ pub(super) async fn exit_enrolment(
     now: Time,
 ) -> Result<bool> {
     repeating(|| async {
+        let mut tx = pg.begin().await?;
+        still_sequences(pg, &mut tx, &[sequence.0]).await?;
         let exited: i64 = pg
-            .scalar(
+            .scalar(concat!(
                 "WITH exited AS (
                      UPDATE enrolments e SET status = 3, exit_reason = $3
                      FROM sequences s JOIN contacts k ON k.audience_no = s.audience_no AND k.address = $2
@@ -333,20 +335,23 @@ pub(super) async fn exit_enrolment(
                  done AS (
                      UPDATE messages m SET status = 10, finished_at = $4
                      FROM exited x JOIN runs r ON r.sequence_no = x.sequence_no AND r.step = x.step
-                     WHERE m.id = (r.key::bigint << 32) | x.contact_no AND m.status IN (0, 1) RETURNING m.id),
+                     WHERE m.id = (r.key::bigint << 32) | x.contact_no AND m.status IN (0, 1) AND ",
+                not_in_flight!("m"),
+                " RETURNING m.id),
                  counted AS (
                      INSERT INTO run_counts AS c (run_key, shard, cancelled)
                      SELECT (id >> 32)::int, $5, count(*) FROM done GROUP BY 1
                      ON CONFLICT (run_key, shard) DO UPDATE SET cancelled = c.cancelled + excluded.cancelled)
-                 SELECT count(*) FROM exited",
-            )
+                 SELECT count(*) FROM exited"
+            ))
             .bind(sequence.0)
             .bind(address)
             .bind(reason)
             .bind(now.as_ms())
             .bind(pg.shard)
-            .fetch_one(&pg.pool)
+            .fetch_one(&mut *tx)
             .await?;
+        pg.commit(tx).await?;
         Ok(exited > 0)
     })
     .await

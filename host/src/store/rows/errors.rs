@@ -59,11 +59,6 @@ pub fn lost_to_another(error: &StoreError) -> bool {
     })
 }
 
-/// Whether a unique index refused the row.
-pub fn is_taken(error: &StoreError) -> bool {
-    database_error(error).is_some_and(|db| db.is_unique_violation())
-}
-
 /// A row that breaks the store's own rules.
 pub fn broken(what: impl std::fmt::Display) -> StoreError {
     StoreError::Internal(anyhow::anyhow!("the store holds {what} that does not read"))

@@ -7,7 +7,7 @@ use crate::clock::Time;
 use crate::id::{DeviceNo, HostId, MessageId, VersionNo};
 use crate::message::{
     AdvanceTo, AttemptRow, EnrolmentAdvance, InFlight, MessageRow, MessageStatus, Reason, Recipient, Settled,
-    Settlement, Work, code,
+    Settlement, Versions, Work, code,
 };
 use crate::sequence::EnrolmentStatus;
 use crate::store::Result;
@@ -157,6 +157,8 @@ from_row! {
         pub started_at: i64,
         pub host_id: Uuid,
         pub host_alive: bool,
+        pub template_no: i32,
+        pub delay_no: i32,
         pub sender_no: i32,
     }
 }
@@ -172,7 +174,11 @@ impl From<InFlightSql> for InFlight {
             started_at: Time::from_ms(row.started_at),
             host: HostId(row.host_id),
             host_alive: row.host_alive,
-            sender: VersionNo(row.sender_no),
+            versions: Versions {
+                template: VersionNo(row.template_no),
+                delay: VersionNo(row.delay_no),
+                sender: VersionNo(row.sender_no),
+            },
         }
     }
 }

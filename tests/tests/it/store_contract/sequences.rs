@@ -64,6 +64,7 @@ impl Play<'_> {
             device,
             token: 1,
             attempt: work.attempt,
+            versions: self.versions,
             outcome,
             started_at: now,
             finished_at: now,
