@@ -154,7 +154,8 @@ impl Cluster {
             self.core.queue.max_workers(self.core.config.max_workers, false).await
         };
         let limit = match limit.await {
-            Ok(limit) => limit.max(1),
+            // 0 is an operator's brake: nothing is sent anywhere.
+            Ok(limit) => limit,
             Err(error) => {
                 tracing::debug!(error = %error, "the workers keep their share");
                 return;

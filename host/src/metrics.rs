@@ -63,10 +63,10 @@ struct Route {
 pub enum Group {
     /// Claiming devices in the queue.
     Claim,
-    /// `Store::begin`.
-    Begin,
-    /// `Store::settle`.
-    Settle,
+    /// `Store::turn`: ends and begins.
+    Turn,
+    /// Giving devices back to the queue.
+    Release,
     /// Filling devices' queues.
     TopUp,
 }
@@ -75,8 +75,8 @@ impl Group {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Claim => "claim",
-            Self::Begin => "begin",
-            Self::Settle => "settle",
+            Self::Turn => "turn",
+            Self::Release => "release",
             Self::TopUp => "top_up",
         }
     }

@@ -1,9 +1,9 @@
 //! Loop 3: the workers. One worker is one send in flight, never a sleeping timer: a device that waits holds none.
 //!
 //! ```text
-//! dispatcher ── ready ▸ claim ▸ begin (one statement) ──▶ worker: render ▸ start ▸ requests ▸ next delay
-//!      ▲ permits                                            │ bounded channel
-//!      └──────────── finish (queue) ◀── settle (one transaction per group) ◀┘
+//! dispatcher ── ready ▸ claim ──▶ worker, a session per lease: begin ▸ render ▸ start ▸ requests ▸ next delay ▸ begin …
+//!      ▲ permits                    │ bounded channel: end and begin    ▲
+//!      └── finish (queue) ◀── turn (one transaction per group) ─────────┘
 //! ```
 
 pub mod accounts;
@@ -14,7 +14,8 @@ pub mod due;
 pub mod leases;
 pub mod orphans;
 pub mod pacing;
-pub mod settle;
+pub mod session;
+pub mod turns;
 pub mod verdict;
 
 use std::panic::AssertUnwindSafe;
@@ -28,23 +29,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::core::{Alarm, Core};
-use crate::device::PaceUpdate;
 use crate::egress::Egress;
 use crate::fleet::Fleet;
-use crate::message::Settlement;
 use crate::metrics::Metrics;
 use crate::processor::Requests;
 use crate::queue::Wake;
 use crate::workers::attempt::Sending;
 use crate::workers::breakers::Breakers;
-use crate::workers::claim::Assignment;
 use crate::workers::due::Due;
 use crate::workers::leases::Leases;
-use crate::workers::settle::{BACKLOG, Done, Lazy, WRITERS};
-use crate::workers::verdict::{Consequence, Facts};
+use crate::workers::session::Session;
+use crate::workers::turns::{BACKLOG, Lazy, Turn, WRITERS};
+use crate::workers::verdict::Consequence;
 
 /// How long the dispatcher sleeps at most: the price of a lost wake-up.
 const POLL: Duration = Duration::from_millis(1000);
+
+/// How long the dispatcher rests between two rounds that find work, so that what becomes due or free meanwhile makes one
+/// round: a round asks every shard of the ready index, however few devices it takes.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// The workers of a server and what they share.
 pub struct Pool {
@@ -59,7 +62,7 @@ pub struct Pool {
     share: AtomicU32,
     /// Workers and takeovers that are running.
     tasks: TaskTracker,
-    outbox: parking_lot::Mutex<Option<mpsc::Sender<Done>>>,
+    outbox: parking_lot::Mutex<Option<mpsc::Sender<Turn>>>,
     lazy: Lazy,
     due: Due,
     /// A queue that is down to this many messages is filled again.
@@ -140,7 +143,7 @@ impl Pool {
         let inbox = Arc::new(tokio::sync::Mutex::new(inbox));
         let writers = TaskTracker::new();
         for _ in 0..WRITERS {
-            writers.spawn(self.clone().settle_loop(inbox.clone()));
+            writers.spawn(self.clone().turn_loop(inbox.clone()));
         }
         writers.close();
         let flusher = tokio::spawn(self.clone().flush_loop());
@@ -173,7 +176,7 @@ impl Pool {
             let Some(permits) = self.take_permits(&stop).await else { return };
             let asked = self.due.asking();
             match self.round(permits).await {
-                Ok(round) if round.devices > 0 => {}
+                Ok(round) if round.devices > 0 => tokio::time::sleep(GATHER).await,
                 Ok(round) => {
                     let wait = round.next_in.unwrap_or(POLL).min(POLL);
                     let until = self.due.sleep(asked, wait);
@@ -219,95 +222,18 @@ impl Pool {
     }
 
     /// Starts a worker.
-    fn spawn(self: &Arc<Self>, assignment: Assignment, permit: OwnedSemaphorePermit) {
+    fn spawn(self: &Arc<Self>, session: Session, permit: OwnedSemaphorePermit) {
         let Some(outbox) = self.outbox.lock().clone() else { return };
         let pool = self.clone();
         self.tasks.spawn(async move {
-            let device = assignment.attempt.device.spec.id.clone();
-            let token = assignment.attempt.token;
-            match AssertUnwindSafe(pool.work(assignment)).catch_unwind().await {
-                // The permit is given back when the result has found its place: a store that is away stops new sends.
-                Ok(done) => {
-                    let _closed_only_after_the_last_worker = outbox.send(done).await;
-                }
-                Err(_) => {
-                    tracing::error!(device.id = %device, "a worker panicked; its message will be taken over");
-                    pool.leases().remove(&device, token);
-                }
+            let (device, token) = (session.device.clone(), session.token);
+            // The permit is given back when the last result has found its place: a store that is away stops new sends.
+            if AssertUnwindSafe(session.run(&pool, &outbox)).catch_unwind().await.is_err() {
+                tracing::error!(device.id = %device.spec.id, "a worker panicked; its message will be taken over");
+                pool.leases().remove(&device.spec.id, token);
             }
             drop(permit);
         });
-    }
-
-    /// A worker's life: the attempt, the verdict, the pace.
-    async fn work(&self, assignment: Assignment) -> Done {
-        let Assignment { attempt, rank, pace, depth } = assignment;
-        let started_at = self.core.clock.now();
-        let finished = self.sending.run(&attempt).await;
-        let (now, monotonic) = (self.core.clock.now(), self.core.clock.monotonic());
-        let (run, device) = (&attempt.run, &attempt.device);
-        let facts = Facts {
-            retry: &run.run.plan.retry,
-            delivery: run.run.plan.delivery,
-            provider_deduplicates: attempt.sender.plugin.info.can("provider-deduplicates"),
-            failures: attempt.work.failures,
-            recipient: &attempt.work.recipient,
-            channel: &device.spec.channel,
-            now,
-            random: rand::random(),
-        };
-        let verdict = facts.judge(finished.ended);
-        self.breakers.note(run, &verdict);
-
-        let mut wait = Duration::ZERO;
-        let mut kept = None;
-        let mut must_last = false;
-        if let Some(outcome) = verdict.outcome {
-            let send = pacing::Send {
-                device,
-                outcome,
-                backlog: depth,
-                text_length: finished.text_length,
-                now,
-                random: rand::random(),
-            };
-            let (paced, fault) = pacing::after_send(run, pace, send).await;
-            if let Some(fault) = fault {
-                self.breakers.delay_fault(run, &fault);
-            }
-            (wait, must_last) = (paced.wait, paced.must_last);
-            kept = Some(paced.pace.to_saved());
-        }
-        let delay = wait;
-        wait = wait.max(self.carry_out(device, verdict.consequence).await);
-        must_last |= wait >= pacing::LAZY;
-
-        let pace = kept.as_ref().filter(|_| must_last).map(|pace| PaceUpdate {
-            device: device.no,
-            token: attempt.token,
-            next_at: now.plus(wait),
-            pace: pace.clone(),
-        });
-        Done {
-            settlement: Settlement {
-                message: attempt.work.message,
-                device: device.no,
-                token: attempt.token,
-                attempt: attempt.work.attempt,
-                versions: run.versions(&attempt.sender),
-                sequence: orphans::advance(run, &verdict.settled, now),
-                outcome: verdict.settled,
-                started_at,
-                finished_at: now,
-                pace,
-                suppress: verdict.suppress,
-            },
-            next_at: monotonic + wait,
-            pace: kept,
-            delay,
-            rank,
-            device: attempt.device,
-        }
     }
 
     /// Carries out what an outcome means for others; returns how long the device itself waits for it.

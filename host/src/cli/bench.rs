@@ -25,6 +25,7 @@ use crate::campaign::{CampaignSpec, CampaignStatus};
 use crate::config::{Config, Role};
 use crate::device::DeviceSpec;
 use crate::id::CampaignId;
+use crate::message::Counts;
 use ledger::Ledger;
 use pacing::Asked;
 use report::{Report, Seconds, Spent};
@@ -190,16 +191,24 @@ async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf)
 
     let id = driver.create(campaign(args, receiver)?).await?;
     let core = driver.core().clone();
+    // The operator's own brake keeps the workers still, so that expanding and sending are measured one after the other.
+    core.queue.max_workers(0, true).await?;
+    tokio::time::sleep(2 * Duration::from_millis(core.config.heartbeat_ms)).await;
     let before = Spent::so_far(&core).await?;
-    let launched_at = core.clock.now();
-    since();
+    let launched_at = core.clock.monotonic();
     driver.launch_or_resume(id).await?;
-    seconds.expand = wait_for_end(&driver, id, args).await?.as_secs_f64();
+    let mut watch = Watch::new(&driver, id, args);
+    watch.until(|counts| counts.total() == u64::from(args.messages)).await?;
+    seconds.expand = (core.clock.monotonic() - launched_at).as_secs_f64();
+    let opened_at = core.clock.now();
+    core.queue.max_workers(args.workers, true).await?;
+    watch.until(|counts| counts.open() == 0).await?;
+    watch.finish();
     let spent = Spent::so_far(&core).await?.since(&before);
 
-    let mut ledger = Ledger::new(args.delay_ms, launched_at)?;
+    let mut ledger = Ledger::new(args.delay_ms, opened_at)?;
     driver.each_message(id, |row| ledger.add(row)).await?;
-    seconds.drain = ledger.last_end().since(launched_at).as_secs_f64();
+    seconds.drain = ledger.last_end().since(ledger.first_begin()).as_secs_f64();
     let counts = driver.view(id).await?.counts;
     Ok(Report::new(args, &core, seconds, &ledger, counts, receiver.report().await?, &spent))
 }
@@ -252,31 +261,40 @@ fn campaign(args: &Args, receiver: &Receiver) -> anyhow::Result<CampaignSpec> {
     )?)
 }
 
-/// Waits until no message is open; returns how long it took until every contact was a message.
-async fn wait_for_end(driver: &Driver, id: CampaignId, args: &Args) -> anyhow::Result<Duration> {
-    let start = driver.elapsed();
-    let mut progress = (!args.json).then(|| Progress::new(u64::from(args.messages)));
-    let mut expanded = None;
-    loop {
-        let view = driver.view(id).await?;
-        let elapsed = driver.elapsed().saturating_sub(start);
-        if let Some(progress) = &mut progress {
-            progress.show(&view.counts, elapsed);
+/// Looks at a campaign until it has come so far.
+struct Watch<'a> {
+    driver: &'a Driver,
+    id: CampaignId,
+    started_at: Duration,
+    progress: Option<Progress>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(driver: &'a Driver, id: CampaignId, args: &Args) -> Self {
+        let progress = (!args.json).then(|| Progress::new(u64::from(args.messages)));
+        Self { driver, id, started_at: driver.elapsed(), progress }
+    }
+
+    fn finish(self) {
+        if let Some(progress) = self.progress {
+            progress.finish();
         }
-        let all = view.counts.total() == u64::from(args.messages);
-        if all && expanded.is_none() {
-            expanded = Some(elapsed);
-        }
-        if all && view.counts.open() == 0 {
-            if let Some(progress) = progress {
-                progress.finish();
+    }
+
+    async fn until(&mut self, reached: impl Fn(&Counts) -> bool) -> anyhow::Result<()> {
+        loop {
+            let view = self.driver.view(self.id).await?;
+            if let Some(progress) = &mut self.progress {
+                progress.show(&view.counts, self.driver.elapsed().saturating_sub(self.started_at));
             }
-            return Ok(expanded.unwrap_or(elapsed));
+            if reached(&view.counts) {
+                return Ok(());
+            }
+            if view.status == CampaignStatus::Paused {
+                bail!("the campaign was paused: {}", view.paused_reason.unwrap_or_default());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        if view.status == CampaignStatus::Paused {
-            bail!("the campaign was paused: {}", view.paused_reason.unwrap_or_default());
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

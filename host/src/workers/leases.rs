@@ -32,6 +32,13 @@ impl Leases {
         self.held.lock().insert(device, Held { token, message, valid_until });
     }
 
+    /// Notes that the holder of a lease goes on to another message.
+    pub fn goes_on(&self, device: &DeviceId, token: i64, message: MessageId) {
+        if let Some(held) = self.held.lock().get_mut(device).filter(|h| h.token == token) {
+            held.message = message;
+        }
+    }
+
     /// Forgets a lease.
     pub fn remove(&self, device: &DeviceId, token: i64) {
         let mut held = self.held.lock();

@@ -10,10 +10,11 @@ use crate::message::{MessageRow, MessageStatus};
 /// The messages of a run, added in the order of their ids, which is the order in which a device shall send its own.
 pub struct Ledger {
     asked: Asked,
-    launched_at: Time,
+    opened_at: Time,
     devices: HashMap<DeviceId, Sent>,
     pacing: Pacing,
     latency: Times,
+    first_begin: Option<Time>,
     last_end: Time,
     rows: u64,
     accepted: u64,
@@ -28,15 +29,16 @@ struct Sent {
 }
 
 impl Ledger {
-    /// Nothing added yet.
-    pub fn new(asked: Asked, launched_at: Time) -> anyhow::Result<Self> {
+    /// Nothing added yet; workers may start at `opened_at`.
+    pub fn new(asked: Asked, opened_at: Time) -> anyhow::Result<Self> {
         Ok(Self {
             asked,
-            launched_at,
+            opened_at,
             devices: HashMap::new(),
             pacing: Pacing::new(asked)?,
             latency: Times::new()?,
-            last_end: launched_at,
+            first_begin: None,
+            last_end: opened_at,
             rows: 0,
             accepted: 0,
             repeated: 0,
@@ -55,8 +57,9 @@ impl Ledger {
             self.repeated += 1;
         }
         let (Some(began), Some(ended)) = (row.started_at, row.finished_at) else { return };
-        // A message is due when its device may send it: at the launch, then after the shortest delay asked for.
-        let mut due = self.launched_at;
+        self.first_begin = Some(self.first_begin.map_or(began, |first| first.min(began)));
+        // A message is due when its device may send it: when workers may start, then after the shortest delay asked for.
+        let mut due = self.opened_at;
         if let Some(before) = self.devices.insert(row.device.clone(), Sent { began, ended }) {
             due = before.ended.plus(self.asked.min);
             if before.began > began {
@@ -67,6 +70,11 @@ impl Ledger {
             }
         }
         self.latency.add(ended.since(due));
+    }
+
+    /// When the first message was begun.
+    pub fn first_begin(&self) -> Time {
+        self.first_begin.unwrap_or(self.opened_at)
     }
 
     /// When the last message ended.

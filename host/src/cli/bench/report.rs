@@ -18,7 +18,7 @@ pub struct Seconds {
     pub import: f64,
     /// From the launch until every contact was a message (to within a tenth of a second).
     pub expand: f64,
-    /// From the launch until the last message ended.
+    /// From the first begin of a message to the end of the last one. Workers are held back until everything is expanded.
     pub drain: f64,
 }
 
@@ -79,8 +79,10 @@ pub struct Report {
     pub cpus: usize,
     /// Seconds per phase.
     pub seconds: Seconds,
-    /// Messages a second, from the launch to the end of the last one.
+    /// Messages a second while draining.
     pub msg_per_s: f64,
+    /// Messages a second, expanding and draining together.
+    pub msg_per_s_end_to_end: f64,
     /// From when a message's device could send it until it was sent.
     pub latency_ms: Summary,
     /// By how much devices waited longer than asked: at the sink where there is one, else from the store's times.
@@ -147,7 +149,8 @@ impl Report {
             workers: args.workers,
             delay_ms: [ms(args.delay_ms.min), ms(args.delay_ms.max)],
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            msg_per_s: if seconds.drain > 0.0 { messages as f64 / seconds.drain } else { 0.0 },
+            msg_per_s: rate(messages, seconds.drain),
+            msg_per_s_end_to_end: rate(messages, seconds.expand + seconds.drain),
             seconds,
             latency_ms: ledger.latency(),
             pacing_error_ms: sink.as_ref().map_or_else(|| ledger.pacing_error(), |s| s.pacing_error_ms),
@@ -166,6 +169,10 @@ impl Report {
             plugin_us_per_call,
         }
     }
+}
+
+fn rate(messages: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { messages as f64 / seconds } else { 0.0 }
 }
 
 /// Calls of plugins in this process, and microseconds per call.

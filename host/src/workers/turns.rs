@@ -1,25 +1,26 @@
-//! The end of attempts: grouped into one transaction, then acknowledged in the queue. A group is whatever came in while
-//! the group before it was being written, so groups grow with the load by themselves.
+//! Turns: one device's attempt ends, its next begins. Those of all devices that come in while a group is being written
+//! are the next group, so groups grow with the load by themselves. A device that is done with its lease is given back to
+//! the queue after its last end was written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::device::{Device, PaceUpdate};
-use crate::id::{DeviceId, DeviceNo};
-use crate::message::{AdvanceTo, Settled, Settlement};
+use crate::id::DeviceNo;
+use crate::message::{AdvanceTo, Begun, Claim, Settled, Settlement, Turned};
 use crate::metrics::{Backend, Group};
 use crate::queue::{Disposal, Finish, Finished, MetricsDelta, Wake};
 use crate::store::StoreError;
 use crate::workers::Pool;
 use crate::workers::pacing::LAZY;
 
-/// Attempts settled in one transaction at most.
+/// Turns written in one transaction at most.
 const GROUP: usize = 512;
-/// Attempts that may wait for their settlement; beyond that workers wait, and so does the dispatcher.
+/// Turns that may wait to be written; beyond that workers wait, and so does the dispatcher.
 pub const BACKLOG: usize = 2048;
 /// Groups written at the same time.
 pub const WRITERS: usize = 2;
@@ -33,83 +34,173 @@ pub struct Done {
     pub settlement: Settlement,
     /// The device.
     pub device: Arc<Device>,
-    /// The message's rank, to put it back with.
-    pub rank: i64,
-    /// When the device may send again, on the monotonic clock.
-    pub next_at: Duration,
-    /// The device's pace to be kept; `None` leaves it.
-    pub pace: Option<String>,
     /// The last delay, for the device's metrics.
     pub delay: Duration,
 }
 
 impl Done {
-    fn disposal(&self) -> Disposal {
+    /// What becomes of the message in the queue, where it stood with this rank.
+    pub fn disposal(&self, rank: i64) -> Disposal {
         match &self.settlement.outcome {
-            Settled::Released => Disposal::PutBack(self.rank),
-            Settled::Retry { due_at, .. } if *due_at <= self.settlement.finished_at => Disposal::PutBack(self.rank),
+            Settled::Released => Disposal::PutBack(rank),
+            Settled::Retry { due_at, .. } if *due_at <= self.settlement.finished_at => Disposal::PutBack(rank),
             _ => Disposal::Drop,
         }
     }
 }
 
+/// What a device does after its attempt's end.
+pub enum Next {
+    /// It begins this message.
+    Begin(Claim, oneshot::Sender<Answer>),
+    /// It gives its lease back.
+    Release(Release),
+}
+
+/// The answer to [`Next::Begin`].
+pub enum Answer {
+    /// The store's.
+    Begun(Begun),
+    /// The store did not answer: the message may have been begun. Nothing was sent.
+    Uncertain,
+}
+
+/// A lease to be given back.
+pub struct Release {
+    /// The device.
+    pub device: Arc<Device>,
+    /// What the queue is told; its wait is set when it is told.
+    pub finish: Finish,
+    /// When the device may send again, on the monotonic clock.
+    pub next_at: Duration,
+    /// A pace to be saved within a second.
+    pub pace: Option<PaceUpdate>,
+}
+
+/// One device's turn.
+pub struct Turn {
+    /// The attempt that ended, if there was one.
+    pub done: Option<Done>,
+    /// What follows.
+    pub next: Next,
+}
+
 /// What is written now and then instead of with each send.
 #[derive(Default)]
 pub struct Lazy {
-    metrics: Mutex<HashMap<DeviceId, MetricsDelta>>,
+    metrics: Mutex<HashMap<DeviceNo, MetricsDelta>>,
     paces: Mutex<HashMap<DeviceNo, PaceUpdate>>,
 }
 
 impl Pool {
-    /// Settles groups until every sender of the channel is gone.
-    pub async fn settle_loop(self: Arc<Self>, inbox: Arc<tokio::sync::Mutex<mpsc::Receiver<Done>>>) {
-        let mut group = Vec::with_capacity(GROUP);
+    /// Writes groups until every sender of the channel is gone.
+    pub async fn turn_loop(self: Arc<Self>, inbox: Arc<tokio::sync::Mutex<mpsc::Receiver<Turn>>>) {
         loop {
-            group.clear();
+            let mut group = Vec::with_capacity(GROUP);
             if inbox.lock().await.recv_many(&mut group, GROUP).await == 0 {
                 return;
             }
-            self.settle_group(std::mem::take(&mut group)).await;
+            self.write(group).await;
         }
     }
 
-    async fn settle_group(&self, mut group: Vec<Done>) {
-        let settlements: Vec<Settlement> = group.iter().map(|d| d.settlement.clone()).collect();
-        let asked = self.core.clock.monotonic();
-        let applied = match self.patiently(|| self.core.store.settle(&settlements)).await {
-            Some(applied) => applied,
-            None => self.settle_singly(&settlements).await,
-        };
-        self.metrics.settled(&settlements, &applied);
-        self.metrics.batch(Group::Settle, group.len(), self.core.clock.monotonic().saturating_sub(asked));
-        self.after(&group, &applied).await;
+    async fn write(&self, group: Vec<Turn>) {
+        let mut ends = Vec::with_capacity(group.len());
+        let mut dones = Vec::with_capacity(group.len());
+        let mut claims = Vec::new();
+        let mut waiting = Vec::new();
+        let mut releases = Vec::new();
+        for Turn { done, next } in group {
+            let ended = done.is_some();
+            if let Some(done) = done {
+                ends.push(done.settlement);
+                dones.push((done.device, done.delay));
+            }
+            match next {
+                Next::Begin(claim, answer) => {
+                    claims.push(claim);
+                    waiting.push(answer);
+                }
+                Next::Release(release) => releases.push((release, ended.then(|| ends.len() - 1))),
+            }
+        }
+        let turned = self.turn(&ends, &claims).await;
+        for (answer, begun) in waiting.into_iter().zip(turned.begun) {
+            // A worker that is gone panicked: recovery finds its message.
+            let _worker_is_gone = answer.send(begun);
+        }
+        if !ends.is_empty() {
+            self.metrics.settled(&ends, &turned.applied);
+            self.after(&ends, &dones, &turned.applied).await;
+        }
+        if !releases.is_empty() {
+            let releases = releases
+                .into_iter()
+                .map(|(release, end)| (release, end.is_none_or(|at| turned.applied.get(at) == Some(&true))))
+                .collect();
+            self.release(releases).await;
+        }
+    }
 
+    /// The store's turn; when the store is away, the ends are written as soon as it is back, and the claims are left.
+    async fn turn(&self, ends: &[Settlement], claims: &[Claim]) -> AnsweredTurn {
+        if ends.is_empty() && claims.is_empty() {
+            return AnsweredTurn { applied: Vec::new(), begun: Vec::new() };
+        }
+        let asked = self.core.clock.monotonic();
+        let turned = self.core.store.turn(self.core.host, ends, claims, self.core.clock.now()).await;
+        let took = self.core.clock.monotonic().saturating_sub(asked);
+        match turned {
+            Ok(Turned { applied, begun }) => {
+                self.metrics.batch(Group::Turn, ends.len() + claims.len(), took);
+                self.metrics.begun(claims.len());
+                AnsweredTurn { applied, begun: begun.into_iter().map(Answer::Begun).collect() }
+            }
+            Err(error) => {
+                self.metrics.backend_error(Backend::Store);
+                tracing::warn!(error = %error, ends = ends.len(), begins = claims.len(), "a group was not written; trying again");
+                let applied = match ends.is_empty() {
+                    true => Vec::new(),
+                    false => match self.patiently(|| self.core.store.settle(ends)).await {
+                        Some(applied) => applied,
+                        None => self.settle_singly(ends).await,
+                    },
+                };
+                AnsweredTurn { applied, begun: claims.iter().map(|_| Answer::Uncertain).collect() }
+            }
+        }
+    }
+
+    /// Gives leases back. `true`: the last attempt under the lease counted, or there was none.
+    async fn release(&self, mut releases: Vec<(Release, bool)>) {
         let monotonic = self.core.clock.monotonic();
         let mut soonest = Duration::MAX;
-        let finishes: Vec<Finish> = group
+        let finishes: Vec<Finish> = releases
             .iter_mut()
-            .map(|d| {
-                let next_in = d.next_at.saturating_sub(monotonic);
-                soonest = soonest.min(next_in);
-                Finish {
-                    device: d.device.spec.id.clone(),
-                    token: d.settlement.token,
-                    message: d.settlement.message,
-                    disposal: d.disposal(),
-                    next_in,
-                    pace: d.pace.take(),
-                }
+            .map(|(release, _)| {
+                release.finish.next_in = release.next_at.saturating_sub(monotonic);
+                soonest = soonest.min(release.finish.next_in);
+                release.finish.clone()
             })
             .collect();
-        self.acknowledge(&group, &applied, &finishes).await;
-        for finish in &finishes {
-            self.sending.leases.remove(&finish.device, finish.token);
+        let asked = self.core.clock.monotonic();
+        self.acknowledge(&releases, &finishes).await;
+        self.metrics.batch(Group::Release, finishes.len(), self.core.clock.monotonic().saturating_sub(asked));
+        {
+            let mut paces = self.lazy.paces.lock();
+            for (release, counted) in &mut releases {
+                self.sending.leases.remove(&release.finish.device, release.finish.token);
+                match release.pace.take() {
+                    Some(pace) if *counted => drop(paces.insert(pace.device, pace)),
+                    _ => {}
+                }
+            }
         }
         self.due.bring_forward(soonest);
     }
 
     /// Tells the queue, and repairs where it no longer knew the lease.
-    async fn acknowledge(&self, group: &[Done], applied: &[bool], finishes: &[Finish]) {
+    async fn acknowledge(&self, releases: &[(Release, bool)], finishes: &[Finish]) {
         let mut answer = self.core.queue.finish(finishes).await;
         for _ in 0..3 {
             if answer.is_ok() {
@@ -122,14 +213,14 @@ impl Pool {
         match answer {
             Ok(answers) => {
                 let mut lost = Vec::new();
-                for (((done, applied), finish), answer) in group.iter().zip(applied).zip(finishes).zip(answers) {
+                for (((release, counted), finish), answer) in releases.iter().zip(finishes).zip(answers) {
                     match answer {
                         Finished::Done { depth } if depth <= self.low_water => {
-                            self.processor.request(done.device.no);
+                            self.processor.request(release.device.no);
                         }
                         Finished::Done { .. } => {}
                         // The store says that this send happened, so its pace holds, whoever has the device now.
-                        Finished::LeaseLost if *applied => lost.push(finish),
+                        Finished::LeaseLost if *counted => lost.push(finish),
                         Finished::LeaseLost => {}
                     }
                 }
@@ -143,7 +234,7 @@ impl Pool {
             // The leases run out; whoever takes the devices then finds in the store what became of the messages.
             Err(error) => {
                 self.metrics.backend_error(Backend::Queue);
-                tracing::warn!(error = %error, messages = finishes.len(), "sends were not acknowledged");
+                tracing::warn!(error = %error, devices = finishes.len(), "leases were not given back");
             }
         }
     }
@@ -187,20 +278,19 @@ impl Pool {
         }
     }
 
-    /// What a settled group means for the rest of the server.
-    async fn after(&self, group: &[Done], applied: &[bool]) {
+    /// What written ends mean for the rest of the server.
+    async fn after(&self, ends: &[Settlement], dones: &[(Arc<Device>, Duration)], applied: &[bool]) {
         let (mut steps, mut finals) = (false, false);
         {
             let mut metrics = self.lazy.metrics.lock();
             let mut paces = self.lazy.paces.lock();
-            for (done, _) in group.iter().zip(applied).filter(|(_, applied)| **applied) {
-                let s = &done.settlement;
+            for ((s, (device, delay)), _) in ends.iter().zip(dones).zip(applied).filter(|(_, applied)| **applied) {
                 if let Some(entry) = &s.suppress {
                     self.sending.fleet.note_suppression(entry);
                 }
                 steps |= s.sequence.as_ref().is_some_and(|a| matches!(a.to, AdvanceTo::NextStep(_)));
-                let delta = metrics.entry(done.device.spec.id.clone()).or_insert_with(|| MetricsDelta {
-                    device: done.device.spec.id.clone(),
+                let delta = metrics.entry(s.device).or_insert_with(|| MetricsDelta {
+                    device: device.spec.id.clone(),
                     sent: 0,
                     failed: 0,
                     retried: 0,
@@ -219,15 +309,8 @@ impl Pool {
                 }
                 finals |= !matches!(s.outcome, Settled::Retry { .. } | Settled::Released);
                 delta.latency_ms += u64::try_from((s.finished_at - s.started_at).as_millis()).unwrap_or(0);
-                delta.last_delay_ms = u64::try_from(done.delay.as_millis()).unwrap_or(u64::MAX);
-                if s.pace.is_none()
-                    && let Some(pace) = &done.pace
-                {
-                    let wait = done.next_at.saturating_sub(self.core.clock.monotonic());
-                    let next_at = self.core.clock.now().plus(wait);
-                    let update = PaceUpdate { device: s.device, token: s.token, next_at, pace: pace.clone() };
-                    paces.insert(s.device, update);
-                } else if s.pace.is_some() {
+                delta.last_delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                if s.pace.is_some() {
                     paces.remove(&s.device);
                 }
             }
@@ -278,4 +361,10 @@ impl Pool {
         self.flush_paces().await;
         self.flush_metrics().await;
     }
+}
+
+/// What a group came to.
+struct AnsweredTurn {
+    applied: Vec<bool>,
+    begun: Vec<Answer>,
 }

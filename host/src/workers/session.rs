@@ -1,0 +1,310 @@
+//! A session: what one worker does under one lease of a device. Its messages go one after the other, each begun in the
+//! store before its first byte leaves and written off with the begin of the next. A session never waits for a device's
+//! pace: as soon as the device has to wait, or after [`SESSION`], the rest goes back to the queue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Time;
+use crate::device::{Device, Pace, PaceUpdate};
+use crate::fleet::{Configured, LiveRun, sender_for};
+use crate::id::{DeviceId, MessageId};
+use crate::message::{Begun, Claim, Reason, Settled, Settlement};
+use crate::queue::{Disposal, Finish, Wake};
+use crate::workers::attempt::Attempt;
+use crate::workers::turns::{Answer, Done, Next, Release, Turn};
+use crate::workers::verdict::Facts;
+use crate::workers::{Pool, orphans, pacing};
+
+/// How long a session goes on taking messages: the price that other devices, higher priorities and a pause may pay for it.
+const SESSION: Duration = Duration::from_millis(500);
+/// How long a device waits whose message another worker seems to be sending.
+const BUSY: Duration = Duration::from_millis(250);
+/// How long a device waits that is disabled or held; an operator's change ends the wait at once.
+const UNAVAILABLE: Duration = Duration::from_secs(30);
+
+/// A device with its lease and the messages that were claimed under it.
+pub struct Session {
+    /// The device.
+    pub device: Arc<Device>,
+    /// The lease's token.
+    pub token: i64,
+    /// The messages with their ranks, in their order.
+    pub messages: VecDeque<(MessageId, i64)>,
+    /// The device's limiter.
+    pub pace: Pace,
+    /// Messages left on the device besides these.
+    pub depth: u32,
+}
+
+/// Why a message is not begun.
+enum Refused {
+    /// The device may not send for this long.
+    Later(Duration),
+    /// The run may not send.
+    Inactive,
+}
+
+/// What a session has come to so far.
+struct Course {
+    /// The attempt that has ended and is not written yet.
+    done: Option<Done>,
+    disposals: Vec<(MessageId, Disposal)>,
+    /// When the device may send again, on the monotonic clock.
+    next_at: Duration,
+    /// Whether something was sent, so that the pace has changed.
+    paced: bool,
+    /// When the device may send again, while that pace is in no settlement.
+    unsaved: Option<Time>,
+}
+
+impl Session {
+    /// Sends the messages, and gives the lease back through `outbox`.
+    pub async fn run(mut self, pool: &Arc<Pool>, outbox: &mpsc::Sender<Turn>) {
+        let now = pool.core.clock.monotonic();
+        let until = now + SESSION;
+        let mut course =
+            Course { done: None, disposals: Vec::new(), next_at: now, paced: false, unsaved: None };
+        while let Some((message, rank)) = self.messages.pop_front() {
+            if !pool.sending.leases.holds(&self.device.spec.id, self.token, pool.core.clock.monotonic()) {
+                self.messages.push_front((message, rank));
+                break;
+            }
+            let (run, sender) = match self.admit(pool, message) {
+                Ok(admitted) => admitted,
+                Err(Refused::Later(wait)) => {
+                    course.disposals.push((message, Disposal::PutBack(rank)));
+                    course.next_at = pool.core.clock.monotonic() + wait;
+                    break;
+                }
+                Err(Refused::Inactive) => {
+                    pool.clear_run(&self.device.spec.id, message).await;
+                    course.disposals.push((message, Disposal::Drop));
+                    continue;
+                }
+            };
+            pool.sending.leases.goes_on(&self.device.spec.id, self.token, message);
+            let claim =
+                Claim { message, device: self.device.no, token: self.token, versions: run.versions(&sender) };
+            let (answer, begun) = oneshot::channel();
+            let turn = Turn { done: course.done.take(), next: Next::Begin(claim, answer) };
+            if outbox.send(turn).await.is_err() {
+                return;
+            }
+            // A writer that is gone leaves everything to recovery.
+            let Ok(begun) = begun.await else { return };
+            let work = match begun {
+                Answer::Begun(Begun::Started(work)) => work,
+                Answer::Begun(refused) => {
+                    if !self.refused(pool, refused, message, rank, &mut course).await {
+                        break;
+                    }
+                    continue;
+                }
+                Answer::Uncertain => {
+                    undo(pool, &self.device, self.token, message).await;
+                    course.disposals.push((message, Disposal::PutBack(rank)));
+                    break;
+                }
+            };
+            let attempt = Attempt { work, run, sender, device: self.device.clone(), token: self.token };
+            self.attempt(pool, attempt, rank, &mut course).await;
+            let now = pool.core.clock.monotonic();
+            if course.next_at > now || now >= until {
+                break;
+            }
+        }
+        self.release(outbox, course).await;
+    }
+
+    /// Notes what a message came to that was not begun; `false` when the device has to wait.
+    async fn refused(
+        &self,
+        pool: &Arc<Pool>,
+        begun: Begun,
+        message: MessageId,
+        rank: i64,
+        course: &mut Course,
+    ) -> bool {
+        let disposal = match begun {
+            Begun::DeviceBusy => {
+                let (pool, device) = (pool.clone(), self.device.no);
+                let tasks = pool.tasks.clone();
+                tasks.spawn(async move { orphans::free_device(&pool, device).await });
+                Disposal::PutBack(rank)
+            }
+            Begun::Inactive => {
+                // Memory is behind the store: have it look.
+                pool.core.wake(Wake::Changed).await;
+                pool.clear_run(&self.device.spec.id, message).await;
+                Disposal::Drop
+            }
+            Begun::Suppressed | Begun::Expired => {
+                pool.sending.fleet.note_final();
+                Disposal::Drop
+            }
+            Begun::Gone | Begun::Started(_) => Disposal::Drop,
+        };
+        course.disposals.push((message, disposal));
+        let busy = matches!(disposal, Disposal::PutBack(_));
+        if busy {
+            course.next_at = pool.core.clock.monotonic() + BUSY;
+        }
+        !busy
+    }
+
+    /// Whether a message may be begun at all, by what is in memory.
+    fn admit(&self, pool: &Pool, message: MessageId) -> Result<(Arc<LiveRun>, Configured), Refused> {
+        if !self.device.is_available() {
+            return Err(Refused::Later(UNAVAILABLE));
+        }
+        let runs = pool.sending.fleet.runs();
+        let run = runs.sending(message.run()).ok_or(Refused::Inactive)?.clone();
+        let Some(sender) = sender_for(&pool.core.plugins, &run, &self.device) else {
+            let reason = Reason::new(
+                "no-sender",
+                format!("neither the campaign nor device {} names a sender that is there", self.device.spec.id),
+            );
+            pool.breakers.pause(&run.run, reason);
+            return Err(Refused::Inactive);
+        };
+        let caps = &self.device.spec.caps;
+        if caps.any() {
+            let capped = self.pace.capped_for(caps, pool.core.clock.now());
+            if !capped.is_zero() {
+                return Err(Refused::Later(capped));
+            }
+        }
+        Ok((run, sender))
+    }
+
+    /// The attempt, its verdict, and the device's pace after it.
+    async fn attempt(&mut self, pool: &Pool, attempt: Attempt, rank: i64, course: &mut Course) {
+        let started_at = pool.core.clock.now();
+        let finished = pool.sending.run(&attempt).await;
+        let (now, monotonic) = (pool.core.clock.now(), pool.core.clock.monotonic());
+        let (run, device) = (&attempt.run, &attempt.device);
+        let facts = Facts {
+            retry: &run.run.plan.retry,
+            delivery: run.run.plan.delivery,
+            provider_deduplicates: attempt.sender.plugin.info.can("provider-deduplicates"),
+            failures: attempt.work.failures,
+            recipient: &attempt.work.recipient,
+            channel: &device.spec.channel,
+            now,
+            random: rand::random(),
+        };
+        let verdict = facts.judge(finished.ended);
+        pool.breakers.note(run, &verdict);
+
+        let mut delay = Duration::ZERO;
+        let mut must_last = false;
+        if let Some(outcome) = verdict.outcome {
+            let backlog = u32::try_from(self.messages.len()).unwrap_or(u32::MAX).saturating_add(self.depth);
+            let send = pacing::Send {
+                device,
+                outcome,
+                backlog,
+                text_length: finished.text_length,
+                now,
+                random: rand::random(),
+            };
+            let (paced, fault) = pacing::after_send(run, std::mem::take(&mut self.pace), send).await;
+            if let Some(fault) = fault {
+                pool.breakers.delay_fault(run, &fault);
+            }
+            (delay, must_last) = (paced.wait, paced.must_last);
+            self.pace = paced.pace;
+            course.paced = true;
+        }
+        let wait = delay.max(pool.carry_out(device, verdict.consequence).await);
+        must_last |= wait >= pacing::LAZY;
+        let next_at = now.plus(wait);
+        let pace = (course.paced && must_last).then(|| self.saved_pace(next_at));
+        course.unsaved = (course.paced && !must_last).then_some(next_at);
+        let done = Done {
+            settlement: Settlement {
+                message: attempt.work.message,
+                device: device.no,
+                token: attempt.token,
+                attempt: attempt.work.attempt,
+                versions: run.versions(&attempt.sender),
+                sequence: orphans::advance(run, &verdict.settled, now),
+                outcome: verdict.settled,
+                started_at,
+                finished_at: now,
+                pace,
+                suppress: verdict.suppress,
+            },
+            device: device.clone(),
+            delay,
+        };
+        course.next_at = monotonic + wait;
+        course.disposals.push((attempt.work.message, done.disposal(rank)));
+        course.done = Some(done);
+    }
+
+    fn saved_pace(&self, next_at: Time) -> PaceUpdate {
+        PaceUpdate { device: self.device.no, token: self.token, next_at, pace: self.pace.to_saved() }
+    }
+
+    async fn release(self, outbox: &mpsc::Sender<Turn>, course: Course) {
+        let Course { done, mut disposals, next_at, paced, unsaved } = course;
+        let pace = unsaved.map(|next_at| self.saved_pace(next_at));
+        let kept = paced.then(|| self.pace.to_saved());
+        disposals.extend(self.messages.iter().map(|(message, rank)| (*message, Disposal::PutBack(*rank))));
+        let finish = Finish {
+            device: self.device.spec.id.clone(),
+            token: self.token,
+            messages: disposals,
+            next_in: Duration::ZERO,
+            pace: kept,
+        };
+        let release = Release { device: self.device, finish, next_at, pace };
+        let _closed_only_after_the_last_worker =
+            outbox.send(Turn { done, next: Next::Release(release) }).await;
+    }
+}
+
+impl Pool {
+    /// Takes every message of a run that may not send off a device's queue, so that they stand in nobody's way; the
+    /// processor brings them back when the run goes on.
+    async fn clear_run(&self, device: &DeviceId, message: MessageId) {
+        let cleared = async {
+            let queued = self.core.queue.queued(device).await?;
+            let of_run: Vec<_> = queued.into_iter().filter(|m| m.run() == message.run()).collect();
+            self.core.queue.discard(device, &of_run).await
+        };
+        if let Err(error) = cleared.await {
+            tracing::debug!(error = %error, device.id = %device, "a paused run stays on a queue for now");
+        }
+    }
+}
+
+/// The store did not answer a begin: it may have been committed. Nothing has left, so the message goes back as if it
+/// had never been taken, as soon as the store says whether it was.
+async fn undo(pool: &Pool, device: &Device, token: i64, message: MessageId) {
+    let alive = pool.core.config.alive();
+    let found = pool
+        .patiently(|| pool.core.store.in_flight(Some(device.no), None, 2, pool.core.clock.now(), alive))
+        .await
+        .unwrap_or_default();
+    let Some(mine) = found.into_iter().find(|f| f.message == message && f.token == token) else { return };
+    let released = Settlement {
+        message,
+        device: device.no,
+        token,
+        attempt: mine.attempt,
+        versions: mine.versions,
+        outcome: Settled::Released,
+        started_at: mine.started_at,
+        finished_at: pool.core.clock.now(),
+        pace: None,
+        suppress: None,
+        sequence: None,
+    };
+    pool.patiently(|| pool.core.store.settle(std::slice::from_ref(&released))).await;
+}
