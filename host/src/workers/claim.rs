@@ -74,7 +74,7 @@ impl Pool {
         }
         let valid_until = core.clock.monotonic() + safe_part(lease);
         let asked = core.clock.monotonic();
-        let answers = core.queue.claim(core.host, &ready.devices, lease).await?;
+        let answers = core.queue.claim(core.host, &ready.devices, lease, 1).await?;
         self.metrics.batch(Group::Claim, ready.devices.len(), core.clock.monotonic().saturating_sub(asked));
         let devices = self.meet(&ready.devices).await?;
 
@@ -82,12 +82,12 @@ impl Pool {
         let mut over = Vec::new();
         for (id, answer) in ready.devices.iter().zip(answers) {
             match answer {
-                Claimed::Message { message, rank, token, pace, depth } => {
+                Claimed::Messages { messages, token, pace, depth } => {
+                    let Some((message, rank)) = messages.into_iter().next() else { continue };
                     let finish = |disposal, next_in| Finish {
                         device: id.clone(),
                         token,
-                        message,
-                        disposal,
+                        messages: vec![(message, disposal)],
                         next_in,
                         pace: None,
                     };
@@ -219,8 +219,7 @@ impl Pool {
             let finish = |disposal, next_in| Finish {
                 device: t.device.spec.id.clone(),
                 token: t.token,
-                message: t.message,
-                disposal,
+                messages: vec![(t.message, disposal)],
                 next_in,
                 pace: None,
             };
@@ -285,8 +284,7 @@ impl Pool {
             over.push(Finish {
                 device: t.device.spec.id.clone(),
                 token: t.token,
-                message: t.message,
-                disposal: Disposal::PutBack(t.rank),
+                messages: vec![(t.message, Disposal::PutBack(t.rank))],
                 next_in: Duration::ZERO,
                 pace: None,
             });

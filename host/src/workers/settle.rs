@@ -94,8 +94,7 @@ impl Pool {
                 Finish {
                     device: d.device.spec.id.clone(),
                     token: d.settlement.token,
-                    message: d.settlement.message,
-                    disposal: d.disposal(),
+                    messages: vec![(d.settlement.message, d.disposal())],
                     next_in,
                     pace: d.pace.take(),
                 }
