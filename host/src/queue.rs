@@ -6,13 +6,14 @@
 //!
 //! # The key space in Redis
 //!
-//! Literal braces: the four keys of a device share one slot of a Redis Cluster, and every script touches one slot only.
+//! Literal braces: the four keys of a device share one slot of a Redis Cluster, and with a cluster every script touches one
+//! slot only. With one server those that add to a queue or end a hold change the ready index in the same step.
 //!
 //! | key | type | owner, lifetime | content |
 //! |---|---|---|---|
 //! | `broadcast:queue:{deviceID}` | sorted set | processor adds, claim takes | message ids (19 digits) waiting on the device; score = the run's rank, equal scores go by id |
-//! | `broadcast:processing:{deviceID}` | set | claim adds, finish removes | message ids being sent right now |
-//! | `broadcast:device:{deviceID}` | hash | claim, finish | `owner`, `token`, `until` (lease, ms; 0 when released), `next_at` (ms of the server's TIME), `pace` (JSON) |
+//! | `broadcast:processing:{deviceID}` | set | claim adds, finish removes | message ids being sent right now: those of one claim |
+//! | `broadcast:device:{deviceID}` | hash | claim, finish | `owner`, `token`, `until` (lease, ms; 0 when released, -1 when released with something left in processing), `held` (messages of the claim; -1 when nobody counted them), `next_at` (ms of the server's TIME), `eager` (1 when the last hold ended with the device ready again at once), `pace` (JSON) |
 //! | `broadcast:metrics:{deviceID}` | hash | flushed about once a second | `sent`, `failed`, `last_sent_at`, `last_delay_ms`, `latency_ms` (sum), … |
 //! | `broadcast:ready:{shard}` | sorted set | enqueue, ready, finish | device ids by the time (ms) from which they may be claimed |
 //! | `broadcast:generation` | string | whoever finds it missing | a random word; missing means that the server lost its data |
@@ -70,6 +71,9 @@ pub struct InitialPace {
     pub pace: String,
 }
 
+/// The most messages that one claim gives, whatever it asks for.
+pub const MAX_BURST: u32 = 1000;
+
 /// The devices that may be claimed now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ready {
@@ -83,12 +87,10 @@ pub struct Ready {
 /// What claiming a device came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claimed {
-    /// The caller holds the device's lease, and the message has moved from its queue to its processing set.
-    Message {
-        /// The message.
-        message: MessageId,
-        /// Its rank, to put it back with.
-        rank: i64,
+    /// The caller holds the device's lease, and the messages have moved from its queue to its processing set.
+    Messages {
+        /// The messages in the queue's order, at least one, each with its rank, to put it back with.
+        messages: Vec<(MessageId, i64)>,
         /// The lease's fencing token: larger than every token before it, also after the queue lost its data.
         token: i64,
         /// The device's saved pace; empty when it never sent.
@@ -126,13 +128,12 @@ pub struct Finish {
     pub device: DeviceId,
     /// The token of its lease.
     pub token: i64,
-    /// The message it claimed.
-    pub message: MessageId,
-    /// What becomes of the message.
-    pub disposal: Disposal,
-    /// How long until the device may send again.
+    /// The messages it claimed, and what becomes of each. One that is left out stays in processing: the next claim gives
+    /// it as an orphan.
+    pub messages: Vec<(MessageId, Disposal)>,
+    /// How long until the device may send again. After zero it is *eager*: the next claim may take several messages.
     pub next_in: Duration,
-    /// The device's pace to be kept; `None` leaves it as it is.
+    /// The device's pace to be kept; `None` or an empty one leaves it as it is.
     pub pace: Option<String>,
 }
 
@@ -222,7 +223,8 @@ pub struct QueueHealth {
 }
 
 /// Opens the queue at `url`: `memory:` (in this process, measured with `clock`), `redis://[user:password@]host:port/[db]`,
-/// `redis-cluster://[user:password@]a:1,b:2,c:3`, or with TLS `rediss://` and `rediss-cluster://`.
+/// `redis-cluster://[user:password@]a:1,b:2,c:3`, or with TLS `rediss://` and `rediss-cluster://`. A server in cluster mode
+/// needs `redis-cluster://`, even if it is the only one.
 ///
 /// Does not wait for a connection: until there is one, calls fail with [`QueueError::Unavailable`]. Must be called within
 /// a tokio runtime.
@@ -260,15 +262,17 @@ pub trait Queue: Send + Sync + 'static {
     /// Takes up to `limit` due devices from the ready index, hiding them for `lease`.
     async fn ready(&self, limit: u32, lease: Duration) -> Result<Ready>;
     /// Claims these devices for `owner`: takes the lease if it is free or has run out and the device may send, and with it the
-    /// first message. One answer per device, in order.
-    async fn claim(&self, owner: HostId, devices: &[DeviceId], lease: Duration) -> Result<Vec<Claimed>>;
+    /// first messages: up to `burst` (at most [`MAX_BURST`]) of an eager device, whose last [`Finish::next_in`] was zero
+    /// and that nothing has held since, and one of any other. One answer per device, in order.
+    async fn claim(&self, owner: HostId, devices: &[DeviceId], lease: Duration, burst: u32) -> Result<Vec<Claimed>>;
     /// Extends leases; `false` where it is no longer the caller's.
     async fn renew(&self, leases: &[(DeviceId, i64)], lease: Duration) -> Result<Vec<bool>>;
     /// Settles orphans of a lease that [`Claimed::Orphans`] gave: each goes back to the queue or is dropped; then the lease is
     /// released and the device is ready at once. `false` when the lease is no longer the caller's.
     async fn adopt(&self, device: &DeviceId, token: i64, messages: &[(MessageId, Disposal)]) -> Result<bool>;
-    /// Ends holds: removes the message from processing, keeps the pace, releases the lease, and puts the device on the
-    /// ready index at its next time (or takes it off when nothing waits). One answer per element, in order.
+    /// Ends holds: removes the messages from processing and puts back those that are to go back, keeps the pace, releases
+    /// the lease, and puts the device on the ready index at its next time (or takes it off when nothing waits). One
+    /// answer per element, in order.
     async fn finish(&self, batch: &[Finish]) -> Result<Vec<Finished>>;
     /// Makes a device wait at least this long from now, whoever holds it (a throttled account; the pace of a send whose
     /// lease was lost). Never shortens a wait.

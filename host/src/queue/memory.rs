@@ -78,8 +78,8 @@ impl Queue for MemoryQueue {
         Ok(self.run(1, |state, now| state.ready(limit, lease, now)))
     }
 
-    async fn claim(&self, _owner: HostId, devices: &[DeviceId], lease: Duration) -> Result<Vec<Claimed>> {
-        Ok(self.run(devices.len(), |state, now| devices.iter().map(|d| state.claim(d, lease, now)).collect()))
+    async fn claim(&self, _owner: HostId, devices: &[DeviceId], lease: Duration, burst: u32) -> Result<Vec<Claimed>> {
+        Ok(self.run(devices.len(), |state, now| devices.iter().map(|d| state.claim(d, lease, burst, now)).collect()))
     }
 
     async fn renew(&self, leases: &[(DeviceId, i64)], lease: Duration) -> Result<Vec<bool>> {

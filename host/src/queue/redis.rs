@@ -2,8 +2,9 @@
 //!
 //! What belongs together is done by scripts that touch one slot, and a call for many devices is one round trip: a
 //! pipeline, or with a cluster commands that do not wait for each other. The ready index lies in other slots than the
-//! devices; it is changed in a second round trip, in an order in which a crash between the two leaves a device on the
-//! index too early, never off it: `index.lua` tells how.
+//! devices; with a cluster it is changed in a second round trip, in an order in which a crash between the two leaves a
+//! device on the index too early, never off it: `index.lua` tells how. One server takes keys of different slots in one
+//! script, so there the scripts that add messages and end holds change the index, too.
 
 mod address;
 mod answer;
@@ -25,11 +26,11 @@ use self::answer::{claimed, odd, read, wait};
 use self::hidden::Hidden;
 use self::keys::{ACTIVE_WORKERS, GENERATION, MAX_WORKERS, SHARDS, device_keys, metrics_key, ready_key, shard};
 use self::link::{Link, bad_address};
-use self::script::Order;
+use self::script::{Order, Script};
 use self::wakes::{Wakes, word};
 use super::{
-    Claimed, DeviceMetrics, Disposal, Enqueue, Finish, Finished, MetricsDelta, Queue, QueueDepth, QueueHealth, Ready,
-    Result, Wake,
+    Claimed, DeviceMetrics, Disposal, Enqueue, Finish, Finished, MAX_BURST, MetricsDelta, Queue, QueueDepth,
+    QueueHealth, Ready, Result, Wake,
 };
 use crate::clock::Time;
 use crate::id::{DeviceId, HostId, MessageId};
@@ -68,6 +69,40 @@ impl RedisQueue {
         Ok(Self { kind: "redis-cluster", link, wakes: Wakes::start(clients), hidden: Mutex::default() })
     }
 
+    /// A call of a script that, with one server, changes the device's place on the ready index itself.
+    fn call_with_index(&self, script: &'static Script, device: &DeviceId) -> Order {
+        let [queue, processing, hash] = device_keys(device);
+        match self.link.is_cluster() {
+            true => Order::call(script, &[queue, processing, hash]),
+            false => Order::call(script, &[queue, processing, hash, ready_key(shard(device))]),
+        }
+        .arg(device.as_str())
+    }
+
+    /// A call of finish.lua.
+    fn end(
+        &self,
+        device: &DeviceId,
+        token: i64,
+        next_in: Option<Duration>,
+        pace: Option<&str>,
+        messages: &[(MessageId, Disposal)],
+    ) -> Order {
+        let back = messages.iter().filter_map(|(id, disposal)| match disposal {
+            Disposal::PutBack(rank) => Some((id, rank)),
+            Disposal::Drop => None,
+        });
+        let dropped = messages.iter().filter(|(_, disposal)| *disposal == Disposal::Drop);
+        let order = self
+            .call_with_index(&script::FINISH, device)
+            .arg(token)
+            .arg(next_in.map(|wait| ms(wait).to_string()).unwrap_or_default())
+            .arg(pace.unwrap_or_default())
+            .arg(back.clone().count());
+        let order = back.fold(order, |order, (id, rank)| order.arg(*rank).arg(id.to_string()));
+        dropped.fold(order, |order, (id, _)| order.arg(id.to_string()))
+    }
+
     /// An order to change a device's place on the ready index.
     fn index(&self, verb: &str, device: &DeviceId, seen: Option<String>, wait: Duration) -> Order {
         Order::call(&script::INDEX, &[ready_key(shard(device))])
@@ -77,10 +112,12 @@ impl RedisQueue {
             .arg(ms(wait))
     }
 
-    /// Puts a device on the ready index after `wait`, or takes it off when nothing waits on it.
+    /// With a cluster, puts a device whose hold has ended on the ready index after `wait`, or takes it off when nothing
+    /// waits on it.
     fn put_or_drop(&self, device: &DeviceId, wait: Option<Duration>) -> Option<Order> {
         let seen = self.hidden.lock().take(device);
         match wait {
+            _ if !self.link.is_cluster() => None,
             Some(wait) => Some(self.index("put", device, seen, wait)),
             None if seen.is_some() => Some(self.index("drop", device, seen, Duration::ZERO)),
             None => None,
@@ -153,7 +190,7 @@ impl Queue for RedisQueue {
         let orders: Vec<Order> = batch
             .iter()
             .map(|e| {
-                let order = Order::call(&script::ENQUEUE, &device_keys(&e.device)).arg(ms(e.initial.next_in));
+                let order = self.call_with_index(&script::ENQUEUE, &e.device).arg(ms(e.initial.next_in));
                 e.messages
                     .iter()
                     .fold(order.arg(&e.initial.pace), |order, (id, rank)| order.arg(*rank).arg(id.to_string()))
@@ -166,6 +203,9 @@ impl Queue for RedisQueue {
             match answer.and_then(|value| read::<(u32, i64)>(value, "enqueue")) {
                 Ok((depth, wait_ms)) => {
                     depths.push(depth);
+                    if !self.link.is_cluster() {
+                        continue;
+                    }
                     // Not the score that was seen: a device that this process has hidden is to come forward again.
                     index.extend(wait(wait_ms).map(|wait| self.index("put", &enqueue.device, None, wait)));
                 }
@@ -239,11 +279,12 @@ impl Queue for RedisQueue {
         Ok(Ready { devices, next_in: next.into_iter().flatten().min() })
     }
 
-    async fn claim(&self, owner: HostId, devices: &[DeviceId], lease: Duration) -> Result<Vec<Claimed>> {
+    async fn claim(&self, owner: HostId, devices: &[DeviceId], lease: Duration, burst: u32) -> Result<Vec<Claimed>> {
+        let burst = burst.clamp(1, MAX_BURST);
         let owner = owner.to_string();
         let orders: Vec<Order> = devices
             .iter()
-            .map(|device| Order::call(&script::CLAIM, &device_keys(device)).arg(&owner).arg(ms(lease)))
+            .map(|device| Order::call(&script::CLAIM, &device_keys(device)).arg(&owner).arg(ms(lease)).arg(burst))
             .collect();
         let mut claims = Vec::with_capacity(devices.len());
         let mut index = Vec::new();
@@ -269,10 +310,10 @@ impl Queue for RedisQueue {
                 }
                 // A device that was claimed without being on the index is on it now, so that it is found should the
                 // caller die.
-                Claimed::Message { .. } | Claimed::Orphans { .. } if !hidden.contains(device) => {
+                Claimed::Messages { .. } | Claimed::Orphans { .. } if !hidden.contains(device) => {
                     index.push(self.index("cover", device, None, lease));
                 }
-                Claimed::Message { .. } | Claimed::Orphans { .. } => {}
+                Claimed::Messages { .. } | Claimed::Orphans { .. } => {}
             }
             claims.push(claim);
         }
@@ -301,13 +342,9 @@ impl Queue for RedisQueue {
     }
 
     async fn adopt(&self, device: &DeviceId, token: i64, messages: &[(MessageId, Disposal)]) -> Result<bool> {
-        let order = messages
-            .iter()
-            .fold(Order::call(&script::ADOPT, &device_keys(device)).arg(token), |order, (id, disposal)| {
-                order.arg(id.to_string()).arg(put_back(*disposal))
-            });
+        let order = self.end(device, token, None, None, messages);
         let answer = self.link.send_all(&[order]).await?.pop().ok_or_else(|| odd("adopt"))?;
-        let (done, wait_ms): (bool, i64) = read(answer, "adopt")?;
+        let (done, _, wait_ms): (bool, u32, i64) = read(answer, "adopt")?;
         if done {
             let orders: Vec<Order> = self.put_or_drop(device, wait(wait_ms)).into_iter().collect();
             self.mend_index(&orders).await;
@@ -318,14 +355,7 @@ impl Queue for RedisQueue {
     async fn finish(&self, batch: &[Finish]) -> Result<Vec<Finished>> {
         let orders: Vec<Order> = batch
             .iter()
-            .map(|f| {
-                Order::call(&script::FINISH, &device_keys(&f.device))
-                    .arg(f.token)
-                    .arg(f.message.to_string())
-                    .arg(put_back(f.disposal))
-                    .arg(ms(f.next_in))
-                    .arg(&f.pace)
-            })
+            .map(|f| self.end(&f.device, f.token, Some(f.next_in), f.pace.as_deref(), &f.messages))
             .collect();
         let mut results = Vec::with_capacity(batch.len());
         let mut index = Vec::new();
@@ -485,13 +515,6 @@ impl RedisQueue {
             }
         }
         Ok((next_in, taken))
-    }
-}
-
-fn put_back(disposal: Disposal) -> String {
-    match disposal {
-        Disposal::Drop => String::new(),
-        Disposal::PutBack(rank) => rank.to_string(),
     }
 }
 

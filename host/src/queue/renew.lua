@@ -2,8 +2,9 @@
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local d = redis.call('HMGET', KEYS[1], 'token', 'until')
-if d[1] ~= ARGV[1] or d[2] == '0' then
+local leased_until = tonumber(d[2] or 0)
+if d[1] ~= ARGV[1] or leased_until <= 0 then
   return 0
 end
-redis.call('HSET', KEYS[1], 'until', string.format('%.0f', math.max(tonumber(d[2]), now + ARGV[2])))
+redis.call('HSET', KEYS[1], 'until', string.format('%.0f', math.max(leased_until, now + ARGV[2])))
 return 1

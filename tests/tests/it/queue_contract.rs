@@ -4,6 +4,7 @@
 #![allow(clippy::cloned_ref_to_slice_refs)]
 
 mod bed;
+mod bursts;
 mod redis_only;
 
 use std::collections::{BTreeMap, HashSet};
@@ -18,6 +19,7 @@ use carillon::queue::{
 use parking_lot::Mutex;
 
 use self::bed::Bed;
+use self::bursts::*;
 
 /// A lease that does not run out during a test.
 const LONG: Duration = Duration::from_secs(600);
@@ -67,6 +69,15 @@ contract! {
     the_limit_on_workers_is_written_once
     a_healthy_queue_has_no_warnings
     a_message_costs_few_commands
+    a_burst_is_for_an_eager_device
+    a_burst_keeps_the_order
+    the_rest_of_a_burst_goes_back_to_its_place
+    orphans_of_a_burst_are_all_adopted
+    a_stale_finish_of_a_burst_changes_nothing
+    a_burst_may_be_finished_again
+    what_a_finish_leaves_out_is_an_orphan
+    a_hold_ends_eagerness
+    no_message_is_lost_between_queue_and_processing
 }
 
 fn device(n: usize) -> DeviceId {
@@ -83,19 +94,40 @@ fn batch(device: &DeviceId, messages: impl IntoIterator<Item = (u32, i64)>) -> V
 }
 
 fn done(device: &DeviceId, token: i64, message: MessageId) -> Finish {
-    Finish { device: device.clone(), token, message, disposal: Disposal::Drop, next_in: Duration::ZERO, pace: None }
+    ended(device, token, [(message, Disposal::Drop)])
+}
+
+fn ended(device: &DeviceId, token: i64, messages: impl IntoIterator<Item = (MessageId, Disposal)>) -> Finish {
+    let messages = messages.into_iter().collect();
+    Finish { device: device.clone(), token, messages, next_in: Duration::ZERO, pace: None }
 }
 
 async fn claim(queue: &Arc<dyn Queue>, device: &DeviceId, lease: Duration) -> Claimed {
-    queue.claim(HostId::new(), std::slice::from_ref(device), lease).await.unwrap().remove(0)
+    queue.claim(HostId::new(), std::slice::from_ref(device), lease, 1).await.unwrap().remove(0)
+}
+
+/// The only message of a claim.
+fn only(messages: &[(MessageId, i64)]) -> MessageId {
+    assert_eq!(messages.len(), 1);
+    messages[0].0
 }
 
 /// Claims a message that must be there.
 async fn take(queue: &Arc<dyn Queue>, device: &DeviceId, lease: Duration) -> (MessageId, i64) {
     match claim(queue, device, lease).await {
-        Claimed::Message { message, token, .. } => (message, token),
+        Claimed::Messages { messages, token, .. } => (only(&messages), token),
         other => panic!("expected a message, got {other:?}"),
     }
+}
+
+/// Claims the device, whose lease must run out for that, and gives its orphans.
+async fn take_orphans(bed: &Bed, device: &DeviceId) -> (Vec<MessageId>, i64) {
+    bed.until("the lease runs out", async || match claim(&bed.queue, device, LONG).await {
+        Claimed::NotYet(_) => None,
+        Claimed::Orphans { token, messages } => Some((messages, token)),
+        other => panic!("{other:?}"),
+    })
+    .await
 }
 
 async fn finish(queue: &Arc<dyn Queue>, finish: Finish) -> Finished {
@@ -116,9 +148,10 @@ async fn the_order_is_by_rank_then_by_id(bed: &Bed) {
     assert_eq!(queue.queued(&d).await.unwrap(), order);
     let ranks = [-5, 1, 2, 2, high - 1, high];
     for (n, (expected, expected_rank)) in order.into_iter().zip(ranks).enumerate() {
-        let Claimed::Message { message, rank, token, pace, depth } = claim(queue, &d, LONG).await else { panic!() };
-        assert_eq!((message, rank, depth, pace.as_str()), (expected, expected_rank, 5 - n as u32, ""));
-        assert_eq!(finish(queue, done(&d, token, message)).await, Finished::Done { depth: 5 - n as u32 });
+        let Claimed::Messages { messages, token, pace, depth } = claim(queue, &d, LONG).await else { panic!() };
+        assert_eq!(messages, [(expected, expected_rank)]);
+        assert_eq!((depth, pace.as_str()), (5 - n as u32, ""));
+        assert_eq!(finish(queue, done(&d, token, expected)).await, Finished::Done { depth: 5 - n as u32 });
     }
     assert_eq!(claim(queue, &d, LONG).await, Claimed::Empty);
 }
@@ -145,7 +178,7 @@ async fn big_batches_are_taken(bed: &Bed) {
     assert_eq!(bed.queue.enqueue(&one).await.unwrap(), [5000]);
     assert_eq!(bed.queue.ready(1000, LONG).await.unwrap().devices.len(), 101);
     assert_eq!(bed.queue.enqueue(&[]).await.unwrap(), Vec::<u32>::new());
-    assert_eq!(bed.queue.claim(HostId::new(), &[], LONG).await.unwrap(), []);
+    assert_eq!(bed.queue.claim(HostId::new(), &[], LONG, 1).await.unwrap(), []);
 }
 
 async fn the_initial_pace_counts_only_for_unknown_devices(bed: &Bed) {
@@ -166,7 +199,7 @@ async fn the_initial_pace_counts_only_for_unknown_devices(bed: &Bed) {
         })
         .await;
     assert!(bed.now() - start >= SHORT - Duration::from_millis(2));
-    assert!(matches!(claimed, Claimed::Message { pace, .. } if pace == "saved"));
+    assert!(matches!(claimed, Claimed::Messages { pace, .. } if pace == "saved"));
 }
 
 async fn claims_are_exclusive(bed: &Bed) {
@@ -187,12 +220,13 @@ async fn claims_are_exclusive(bed: &Bed) {
             while seen.lock().len() < DEVICES * EACH as usize {
                 // Half of them do not wait to be told which are ready.
                 let devices = if n < 4 { queue.ready(5, LONG).await.unwrap().devices } else { everything.clone() };
-                let claims = queue.claim(HostId::new(), &devices, LONG).await.unwrap();
+                let claims = queue.claim(HostId::new(), &devices, LONG, 1).await.unwrap();
                 // The in-process queue never waits by itself.
                 tokio::task::yield_now().await;
                 for (device, claimed) in devices.iter().zip(claims) {
                     match claimed {
-                        Claimed::Message { message, token, .. } => {
+                        Claimed::Messages { messages, token, .. } => {
+                            let message = only(&messages);
                             assert!(held.lock().insert(device.clone()), "{device} is leased twice");
                             assert!(seen.lock().insert(message), "{message} was claimed twice");
                             let before = tokens.lock().insert(device.clone(), token).unwrap_or(0);
@@ -268,12 +302,12 @@ async fn a_lost_claim_loses_no_message(bed: &Bed) {
     queue.enqueue(&batch(&d, [(1, 1)])).await.unwrap();
     assert_eq!(queue.ready(10, SHORT).await.unwrap().devices, [d.clone()]);
     // The answer to this one is lost, and the caller never hears that it holds the lease.
-    drop(queue.claim(owner, std::slice::from_ref(&d), SHORT).await.unwrap());
-    assert!(matches!(queue.claim(owner, std::slice::from_ref(&d), SHORT).await.unwrap()[0], Claimed::NotYet(_)));
+    drop(queue.claim(owner, std::slice::from_ref(&d), SHORT, 1).await.unwrap());
+    assert!(matches!(queue.claim(owner, std::slice::from_ref(&d), SHORT, 1).await.unwrap()[0], Claimed::NotYet(_)));
     let orphans = bed
         .until("the device comes forward", async || {
             let ready = queue.ready(10, SHORT).await.unwrap().devices;
-            match queue.claim(owner, &ready, SHORT).await.unwrap().pop() {
+            match queue.claim(owner, &ready, SHORT, 1).await.unwrap().pop() {
                 Some(Claimed::Orphans { messages, .. }) => Some(messages),
                 _ => None,
             }
@@ -298,7 +332,7 @@ async fn a_stale_finish_changes_nothing(bed: &Bed) {
     assert_eq!(queue.renew(&[(d.clone(), stale)], LONG).await.unwrap(), [false]);
     assert_eq!(depth(queue, &d).await, before);
     assert!(queue.adopt(&d, token, &[(stale_message, Disposal::PutBack(1))]).await.unwrap());
-    assert!(matches!(claim(queue, &d, LONG).await, Claimed::Message { pace, .. } if pace.is_empty()));
+    assert!(matches!(claim(queue, &d, LONG).await, Claimed::Messages { pace, .. } if pace.is_empty()));
     assert_eq!(finish(queue, done(&device(9), 1, message(1))).await, Finished::LeaseLost);
 }
 
@@ -306,7 +340,7 @@ async fn finish_and_adopt_may_be_repeated(bed: &Bed) {
     let (queue, d) = (&bed.queue, device(1));
     queue.enqueue(&batch(&d, [(1, 1), (2, 2)])).await.unwrap();
     let (first, token) = take(queue, &d, LONG).await;
-    let back = Finish { disposal: Disposal::PutBack(3), ..done(&d, token, first) };
+    let back = ended(&d, token, [(first, Disposal::PutBack(3))]);
     assert_eq!(finish(queue, back.clone()).await, Finished::Done { depth: 2 });
     assert_eq!(finish(queue, back).await, Finished::Done { depth: 2 });
     assert_eq!(queue.queued(&d).await.unwrap(), [message(2), message(1)]);
@@ -327,8 +361,9 @@ async fn finish_and_adopt_may_be_repeated(bed: &Bed) {
 async fn a_message_that_is_put_back_keeps_its_place(bed: &Bed) {
     let (queue, d) = (&bed.queue, device(1));
     queue.enqueue(&batch(&d, [(1, 1), (2, 1), (3, 2)])).await.unwrap();
-    let Claimed::Message { message: first, rank, token, .. } = claim(queue, &d, LONG).await else { panic!() };
-    let back = Finish { disposal: Disposal::PutBack(rank), ..done(&d, token, first) };
+    let Claimed::Messages { messages, token, .. } = claim(queue, &d, LONG).await else { panic!() };
+    let (first, rank) = messages[0];
+    let back = ended(&d, token, [(first, Disposal::PutBack(rank))]);
     assert_eq!(finish(queue, back).await, Finished::Done { depth: 3 });
     assert_eq!(queue.queued(&d).await.unwrap(), [1, 2, 3].map(message));
     assert_eq!(queue.ready(5, LONG).await.unwrap().devices, [d]);
@@ -347,10 +382,11 @@ async fn finish_keeps_the_pace_and_the_wait(bed: &Bed) {
     // It is on the ready index at its time: not before, and not a lease later.
     bed.until("the pace lets it send", async || queue.ready(5, LONG).await.unwrap().devices.pop()).await;
     assert!(bed.now() - start >= SHORT - Duration::from_millis(2));
-    let Claimed::Message { message: second, token, pace, .. } = claim(queue, &d, LONG).await else { panic!() };
+    let Claimed::Messages { messages, token, pace, .. } = claim(queue, &d, LONG).await else { panic!() };
+    let second = only(&messages);
     assert_eq!((second, pace.as_str()), (message(2), r#"{"sent":1}"#));
     finish(queue, done(&d, token, second)).await;
-    assert!(matches!(claim(queue, &d, LONG).await, Claimed::Message { pace, .. } if pace == r#"{"sent":1}"#));
+    assert!(matches!(claim(queue, &d, LONG).await, Claimed::Messages { pace, .. } if pace == r#"{"sent":1}"#));
 }
 
 async fn renew_extends_a_lease(bed: &Bed) {
@@ -383,7 +419,7 @@ async fn a_hold_never_shortens_a_wait(bed: &Bed) {
     queue.enqueue(&batch(&late, [(2, 1)])).await.unwrap();
     queue.hold(std::slice::from_ref(&late), LONG).await.unwrap();
     let ready = queue.ready(5, SHORT).await.unwrap().devices;
-    assert!(queue.claim(HostId::new(), &ready, LONG).await.unwrap().iter().all(|c| matches!(c, Claimed::NotYet(_))));
+    assert!(queue.claim(HostId::new(), &ready, LONG, 1).await.unwrap().iter().all(|c| matches!(c, Claimed::NotYet(_))));
     let ready = queue.ready(5, SHORT).await.unwrap();
     assert_eq!(ready.devices, []);
     assert!(ready.next_in.unwrap() > LONG / 2);
@@ -404,7 +440,7 @@ async fn unhold_makes_ready_at_once(bed: &Bed) {
     queue.enqueue(&batch(&d, [(1, 1)])).await.unwrap();
     queue.hold(std::slice::from_ref(&d), LONG).await.unwrap();
     let ready = queue.ready(5, LONG).await.unwrap().devices;
-    assert!(matches!(queue.claim(HostId::new(), &ready, LONG).await.unwrap()[..], [Claimed::NotYet(_)]));
+    assert!(matches!(queue.claim(HostId::new(), &ready, LONG, 1).await.unwrap()[..], [Claimed::NotYet(_)]));
     assert_eq!(queue.ready(5, LONG).await.unwrap().devices, []);
     bed.other().await.unhold(&[d.clone(), device(2)]).await.unwrap();
     assert_eq!(queue.ready(5, LONG).await.unwrap().devices, [d.clone()]);
@@ -494,8 +530,8 @@ const RACES: u32 = 300;
 async fn comes_forward(bed: &Bed, d: &DeviceId, round: u32) -> (MessageId, i64) {
     bed.until("the device comes forward", async || {
         let ready = bed.queue.ready(5, LONG).await.unwrap().devices;
-        match bed.queue.claim(HostId::new(), &ready, LONG).await.unwrap().pop() {
-            Some(Claimed::Message { message, token, .. }) => Some((message, token)),
+        match bed.queue.claim(HostId::new(), &ready, LONG, 1).await.unwrap().pop() {
+            Some(Claimed::Messages { messages, token, .. }) => Some((only(&messages), token)),
             None | Some(Claimed::Empty) => None,
             other => panic!("{d}, round {round}: {other:?}"),
         }
@@ -532,14 +568,14 @@ async fn no_device_is_left_behind_by_an_empty_claim_and_enqueue(bed: &Bed) {
             tokio::join!(claim(&bed.queue, &d, LONG), async { other.enqueue(&batch(&d, [(2, 1)])).await });
         enqueued.unwrap();
         let (second, token) = match claimed {
-            Claimed::Message { message, token, .. } => (message, token),
+            Claimed::Messages { messages, token, .. } => (only(&messages), token),
             Claimed::Empty => comes_forward(bed, &d, round).await,
             other => panic!("{other:?}"),
         };
         assert_eq!(finish(&bed.queue, done(&d, token, second)).await, Finished::Done { depth: 0 });
         // The claim may have come between the two steps of the enqueue: then one look in vain mends the index.
         let rest = bed.queue.ready(5, LONG).await.unwrap().devices;
-        assert!(bed.queue.claim(HostId::new(), &rest, LONG).await.unwrap().iter().all(|c| *c == Claimed::Empty));
+        assert!(bed.queue.claim(HostId::new(), &rest, LONG, 1).await.unwrap().iter().all(|c| *c == Claimed::Empty));
         assert_eq!(bed.queue.ready_count().await.unwrap(), 0, "round {round}");
     }
 }
@@ -643,12 +679,12 @@ async fn a_message_costs_few_commands(bed: &Bed) {
     for _ in 0..2 {
         assert_eq!(queue.ready(50, LONG).await.unwrap().devices.len(), 50);
         let before = queue.commands();
-        let claims = queue.claim(HostId::new(), &devices, LONG).await.unwrap();
+        let claims = queue.claim(HostId::new(), &devices, LONG, 1).await.unwrap();
         let finishes: Vec<Finish> = devices
             .iter()
             .zip(claims)
             .map(|(d, claimed)| match claimed {
-                Claimed::Message { message, token, .. } => done(d, token, message),
+                Claimed::Messages { messages, token, .. } => done(d, token, only(&messages)),
                 other => panic!("{other:?}"),
             })
             .collect();

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::id::{DeviceId, MessageId};
-use crate::queue::{Claimed, DeviceMetrics, Disposal, Enqueue, Finish, Finished, MetricsDelta, QueueDepth, Ready};
+use crate::queue::{
+    Claimed, DeviceMetrics, Disposal, Enqueue, Finish, Finished, MAX_BURST, MetricsDelta, QueueDepth, Ready,
+};
 
 /// The time of an operation.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +36,8 @@ struct Device {
     /// When the lease ends; `None` when it was released.
     leased_until: Option<Duration>,
     next_at: Duration,
+    /// The last hold ended with the device ready again at once.
+    eager: bool,
     /// `None`: only a hold or metrics have made the device.
     pace: Option<Box<str>>,
     metrics: Option<Box<DeviceMetrics>>,
@@ -59,12 +63,13 @@ impl Device {
         self.leased_until.filter(|until| *until > now.at)
     }
 
-    /// Settles one message of the processing set.
-    fn settle(&mut self, message: MessageId, disposal: Disposal) {
-        if self.processing.remove(&message)
-            && let Disposal::PutBack(rank) = disposal
-        {
-            self.add(message, rank);
+    /// Settles messages of the processing set.
+    fn settle(&mut self, messages: &[(MessageId, Disposal)]) {
+        for (message, disposal) in messages {
+            self.processing.remove(message);
+            if let Disposal::PutBack(rank) = disposal {
+                self.add(*message, *rank);
+            }
         }
     }
 }
@@ -123,7 +128,7 @@ impl State {
         Ready { devices, next_in }
     }
 
-    pub(super) fn claim(&mut self, id: &DeviceId, lease: Duration, now: Now) -> Claimed {
+    pub(super) fn claim(&mut self, id: &DeviceId, lease: Duration, burst: u32, now: Now) -> Claimed {
         let Some(device) = self.devices.get_mut(id) else { return Claimed::Empty };
         let waits_until = match device.leased(now) {
             Some(until) => until,
@@ -150,11 +155,16 @@ impl State {
             return Claimed::Orphans { token, messages: device.processing.iter().copied().collect() };
         }
         // It has something, and nothing in processing.
-        let Some((rank, message)) = device.queue.pop_first() else { return Claimed::Empty };
-        device.ranks.remove(&message);
-        device.processing.insert(message);
+        let wanted = if device.eager { burst.clamp(1, MAX_BURST) } else { 1 };
+        let mut messages = Vec::new();
+        while messages.len() < wanted as usize {
+            let Some((rank, message)) = device.queue.pop_first() else { break };
+            device.ranks.remove(&message);
+            device.processing.insert(message);
+            messages.push((message, rank));
+        }
         let pace = device.pace.as_deref().unwrap_or_default().to_owned();
-        Claimed::Message { message, rank, token, pace, depth: device.depth() }
+        Claimed::Messages { messages, token, pace, depth: device.depth() }
     }
 
     pub(super) fn renew(&mut self, id: &DeviceId, token: i64, lease: Duration, now: Now) -> bool {
@@ -171,9 +181,9 @@ impl State {
         let Some(device) = self.devices.get_mut(id).filter(|d| d.token == token) else { return false };
         // Released already: a repeat, which changes nothing.
         if device.leased_until.take().is_some() {
-            for (message, disposal) in messages {
-                device.settle(*message, *disposal);
-            }
+            device.settle(messages);
+            // Its owner is gone: one message shows how things stand.
+            device.eager = false;
             let at = (!device.has_nothing()).then(|| device.next_at.max(now.at));
             place(&mut self.ready, id, device, at);
         }
@@ -186,9 +196,10 @@ impl State {
         };
         // Released already: a repeat, which changes nothing.
         if device.leased_until.take().is_some() {
-            device.settle(finish.message, finish.disposal);
+            device.settle(&finish.messages);
             device.next_at = device.next_at.max(now.at.saturating_add(finish.next_in));
-            if let Some(pace) = &finish.pace {
+            device.eager = device.next_at <= now.at;
+            if let Some(pace) = finish.pace.as_ref().filter(|p| !p.is_empty()) {
                 device.pace = Some(pace.as_str().into());
             }
             let at = (!device.has_nothing()).then_some(device.next_at);
@@ -199,7 +210,11 @@ impl State {
 
     pub(super) fn hold(&mut self, id: &DeviceId, wait: Duration, now: Now) {
         let device = self.devices.entry(id.clone()).or_default();
-        device.next_at = device.next_at.max(now.at.saturating_add(wait));
+        let at = now.at.saturating_add(wait);
+        if at > device.next_at {
+            device.next_at = at;
+            device.eager = false;
+        }
     }
 
     pub(super) fn unhold(&mut self, id: &DeviceId, now: Now) {

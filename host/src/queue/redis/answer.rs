@@ -46,13 +46,16 @@ pub(super) fn claimed(value: Value) -> Result<Claimed> {
             messages.sort_unstable();
             Claimed::Orphans { token, messages }
         }
-        Some("message") => Claimed::Message {
-            token: text(parts.next(), "claim")?,
-            message: text(parts.next(), "claim")?,
-            rank: rank(parts.next())?,
-            pace: parts.next().unwrap_or_default(),
-            depth: text(parts.next(), "claim")?,
-        },
+        Some("messages") => {
+            let token = text(parts.next(), "claim")?;
+            let pace = parts.next().unwrap_or_default();
+            let depth = text(parts.next(), "claim")?;
+            let mut messages = Vec::with_capacity(parts.len() / 2);
+            while let Some(id) = parts.next() {
+                messages.push((text(Some(id), "claim")?, rank(parts.next())?));
+            }
+            Claimed::Messages { messages, token, pace, depth }
+        }
         _ => return Err(odd("claim")),
     })
 }

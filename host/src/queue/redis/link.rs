@@ -62,6 +62,10 @@ impl Link {
         Ok(Self { wire: Wire::Cluster(connection), sent: AtomicU64::new(0) })
     }
 
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.wire, Wire::Cluster(_))
+    }
+
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -190,7 +194,11 @@ pub(super) fn failed(error: RedisError) -> QueueError {
         ErrorKind::Extension => matches!(error.code(), Some("OOM" | "BUSY" | "MISCONF" | "NOREPLICAS")),
         _ => false,
     };
-    let source = anyhow::Error::new(error);
+    let crosses = error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot);
+    let mut source = anyhow::Error::new(error);
+    if crosses {
+        source = source.context("the server runs in cluster mode: its address must begin with redis-cluster://");
+    }
     if passes { QueueError::Unavailable(source) } else { QueueError::Internal(source) }
 }
 

@@ -20,7 +20,6 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ADOPT = "adopt.lua";
     CLAIM = "claim.lua";
     DEPTH = "depth.lua";
     ENQUEUE = "enqueue.lua";

@@ -82,7 +82,7 @@ async fn a_restart_is_survived() {
         queue.enqueue(&batch(&d, [(1, 1), (2, 2)])).await.unwrap();
         let (first, token) = take(&queue, &d, LONG).await;
         bed.server().kill();
-        let error = queue.claim(HostId::new(), &[d.clone()], LONG).await.unwrap_err();
+        let error = queue.claim(HostId::new(), &[d.clone()], LONG, 1).await.unwrap_err();
         assert!(matches!(error, QueueError::Unavailable(_)), "{error:?}");
         assert!(bed.server().restart().await);
         let new = bed.until("the connection is back", async || queue.ensure_generation().await.ok()).await;
@@ -154,7 +154,7 @@ async fn keys_are_as_documented() {
     let (queue, d, server) = (&bed.queue, device(1), &bed.servers()[0]);
     queue.ensure_generation().await.unwrap();
     queue.enqueue(&batch(&d, [(1, 1), (2, 1)])).await.unwrap();
-    assert!(matches!(claim(queue, &d, LONG).await, Claimed::Message { .. }));
+    assert!(matches!(claim(queue, &d, LONG).await, Claimed::Messages { .. }));
     queue.set_active_workers(3).await.unwrap();
     queue.max_workers(500, false).await.unwrap();
     let keys = [
