@@ -5,7 +5,7 @@ use super::*;
 macro_rules! message_columns {
     ($($from:tt)*) => {
         concat!(
-            "SELECT m.id, CASE WHEN f.message_id IS NULL THEN m.status ELSE 2 END AS status,
+            "SELECT m.id, CASE WHEN f.message_id IS NULL THEN m.status ELSE 2::smallint END AS status,
                     coalesce(k.address, '') AS address, d.id AS device_id, coalesce(f.attempt, m.attempt) AS attempt,
                     m.failures, m.due_at, coalesce(f.started_at, m.started_at) AS started_at, m.finished_at, m.provider_id,
                     m.reason_code, m.reason_detail,
