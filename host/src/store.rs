@@ -11,6 +11,7 @@ mod migrations;
 pub mod postgres;
 mod rows;
 pub mod sqlite;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;

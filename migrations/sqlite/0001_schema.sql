@@ -212,10 +212,8 @@ CREATE TABLE messages (
     template_no INTEGER,                    -- plugin versions of the last attempt
     delay_no INTEGER,
     sender_no INTEGER,
-    lease_token INTEGER,                    -- fencing token that it was begun under
     started_at INTEGER,
     finished_at INTEGER,
-    host_id BLOB,                           -- the server that began it
     provider_id TEXT,
     reason_code TEXT,
     reason_detail TEXT
@@ -226,10 +224,23 @@ CREATE INDEX messages_ready ON messages (device_no, id) WHERE status = 0;
 CREATE INDEX messages_deferred ON messages (due_at) WHERE status = 1;
 -- A device's share of them: for moving it to another device.
 CREATE INDEX messages_deferred_by_device ON messages (device_no, id) WHERE status = 1;
--- The guard of last resort: a device sends one message at a time, whatever happened to leases and queues.
-CREATE UNIQUE INDEX messages_processing ON messages (device_no) WHERE status = 2;
 -- The two lists that people look at and act on.
 CREATE INDEX messages_in_trouble ON messages (status, id) WHERE status IN (6, 7);
+
+-- What each device is sending right now: one row per device, made with the device. A message that is being sent stays
+-- pending in `messages` and is named here, so that beginning it changes one small row and no index. One row per device
+-- is also the guard of last resort: a device sends one message at a time, whatever happened to leases and queues.
+CREATE TABLE in_flight (
+    device_no INTEGER PRIMARY KEY,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    message_id INTEGER,                     -- NULL: nothing
+    token INTEGER NOT NULL DEFAULT 0,       -- fencing token of the newest lease under which a message was begun
+    started_at INTEGER NOT NULL DEFAULT 0,
+    host_id BLOB,                           -- the server that began it
+    template_no INTEGER,                    -- plugin versions of the attempt
+    delay_no INTEGER,
+    sender_no INTEGER
+) STRICT;
 
 -- Attempts that did not end in a clean send.
 CREATE TABLE attempts (

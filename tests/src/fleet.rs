@@ -231,10 +231,11 @@ impl Started {
         }
     }
 
-    /// Takes a message and ends it.
+    /// Takes a message and ends it, under a lease whose token is the seconds since `T0`.
     pub async fn send(&self, store: &dyn Store, id: MessageId, device: DeviceNo, outcome: Settled, now: Time) {
-        let work = self.take(store, id, device, 1, now).await;
-        let end = self.settlement(&work, device, 1, outcome, now);
+        let token = i64::try_from(now.since(T0).as_secs()).unwrap();
+        let work = self.take(store, id, device, token, now).await;
+        let end = self.settlement(&work, device, token, outcome, now);
         assert_eq!(store.settle(&[end]).await.unwrap(), [true]);
     }
 

@@ -18,9 +18,9 @@ mod plugins;
 mod reading;
 mod runs;
 mod sequences;
-mod settle;
 mod steps;
 mod tokens;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -161,6 +161,21 @@ impl Sqlite {
     }
 }
 
+/// That a pending message is not being sent.
+macro_rules! not_in_flight {
+    ($message:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM in_flight f WHERE f.device_no = ",
+            $message,
+            ".device_no AND f.message_id = ",
+            $message,
+            ".id)"
+        )
+    };
+}
+
+use not_in_flight;
+
 /// A list as the JSON array that `json_each` takes apart.
 fn list<T: Serialize>(items: impl IntoIterator<Item = T>) -> Result<String> {
     rows::to_json(&items.into_iter().collect::<Vec<_>>())
@@ -181,6 +196,22 @@ struct Delta {
     suppressed: i64,
     expired: i64,
     cancelled: i64,
+}
+
+impl Delta {
+    fn columns(self) -> [i64; 9] {
+        [
+            self.total,
+            self.sent,
+            self.delivered,
+            self.read,
+            self.failed,
+            self.unknown,
+            self.suppressed,
+            self.expired,
+            self.cancelled,
+        ]
+    }
 }
 
 impl Tally {
@@ -208,31 +239,28 @@ impl Tally {
 
     /// Writes it.
     async fn write(self, lite: &Sqlite, tx: &mut Tx) -> Result<()> {
-        for (run, d) in self.0 {
-            lite.sql(
-                "INSERT INTO run_counts AS c (run_key, shard, total, sent, delivered, read, failed, unknown, suppressed,
-                                              expired, cancelled)
-                 VALUES ($1, 0, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-                 ON CONFLICT (run_key, shard) DO UPDATE SET
-                     total = c.total + excluded.total, sent = c.sent + excluded.sent,
-                     delivered = c.delivered + excluded.delivered, read = c.read + excluded.read,
-                     failed = c.failed + excluded.failed, unknown = c.unknown + excluded.unknown,
-                     suppressed = c.suppressed + excluded.suppressed, expired = c.expired + excluded.expired,
-                     cancelled = c.cancelled + excluded.cancelled",
-            )
-            .bind(run.0)
-            .bind(d.total)
-            .bind(d.sent)
-            .bind(d.delivered)
-            .bind(d.read)
-            .bind(d.failed)
-            .bind(d.unknown)
-            .bind(d.suppressed)
-            .bind(d.expired)
-            .bind(d.cancelled)
-            .execute(&mut **tx)
-            .await?;
+        let runs: Vec<_> =
+            self.0.into_iter().map(|(run, d)| (run.0, d.columns())).filter(|(_, d)| *d != [0; 9]).collect();
+        if runs.is_empty() {
+            return Ok(());
         }
+        lite.sql(
+            "INSERT INTO run_counts AS c (run_key, shard, total, sent, delivered, read, failed, unknown, suppressed,
+                                          expired, cancelled)
+             SELECT value ->> 0, 0, value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]',
+                    value ->> '$[1][4]', value ->> '$[1][5]', value ->> '$[1][6]', value ->> '$[1][7]',
+                    value ->> '$[1][8]'
+             FROM json_each($1) WHERE TRUE
+             ON CONFLICT (run_key, shard) DO UPDATE SET
+                 total = c.total + excluded.total, sent = c.sent + excluded.sent,
+                 delivered = c.delivered + excluded.delivered, read = c.read + excluded.read,
+                 failed = c.failed + excluded.failed, unknown = c.unknown + excluded.unknown,
+                 suppressed = c.suppressed + excluded.suppressed, expired = c.expired + excluded.expired,
+                 cancelled = c.cancelled + excluded.cancelled",
+        )
+        .bind(rows::to_json(&runs)?)
+        .execute(&mut **tx)
+        .await?;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod plugins;
 mod sequences;
 mod settling;
 mod taking;
+mod turning;
 
 /// Makes a test of each named function for every backend.
 macro_rules! on_every_store {

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::consent::suppress_in;
 use super::devices::save_paces_in;
+use super::turns::{Step, groups, has_more};
 use super::*;
 use crate::message::{Work, code};
 use crate::sequence::EnrolmentStatus;
@@ -53,13 +54,6 @@ pub(super) async fn still_sequences(pg: &Postgres, tx: &mut Tx, sequences: &[i32
     still_runs(pg, tx, keys.into_iter().map(RunKey)).await
 }
 
-/// What one device does: an attempt ends, another begins, or both.
-struct Step<'a> {
-    device: DeviceNo,
-    end: Option<&'a Settlement>,
-    claim: Option<&'a Claim>,
-}
-
 /// What became of a step.
 #[derive(Default)]
 struct Stepped {
@@ -74,77 +68,32 @@ pub(super) async fn turn(
     claims: &[Claim],
     now: Time,
 ) -> Result<Turned> {
-    let mut applied: HashMap<(MessageId, i64, u32), bool> = HashMap::new();
-    let mut started: HashMap<(MessageId, i64), Work> = HashMap::new();
+    let mut applied = vec![false; ends.len()];
+    let mut started: HashMap<usize, Work> = HashMap::new();
     for steps in groups(ends, claims) {
         let done = repeating(|| step(pg, host, &steps, now)).await?;
         for (step, stepped) in steps.iter().zip(done) {
-            if let Some(end) = step.end {
-                *applied.entry(end_key(end)).or_default() |= stepped.ended;
+            if let Some(applied) = step.end.and_then(|(place, _)| applied.get_mut(place)) {
+                *applied = stepped.ended;
             }
-            if let (Some(claim), Some(work)) = (step.claim, stepped.work) {
-                started.insert((claim.message, claim.token), work);
+            if let (Some((place, _)), Some(work)) = (step.claim, stepped.work) {
+                started.insert(place, work);
             }
         }
     }
-    let left: Vec<&Claim> = claims.iter().filter(|c| !started.contains_key(&(c.message, c.token))).collect();
+    let left: Vec<&Claim> =
+        claims.iter().enumerate().filter(|(place, _)| !started.contains_key(place)).map(|(_, claim)| claim).collect();
     let mut refused = if left.is_empty() { Vec::new() } else { refuse(pg, &left, now).await? }.into_iter();
-    Ok(Turned {
-        // A repeat is told that it was not applied, which is the truth about it.
-        applied: ends.iter().map(|end| applied.remove(&end_key(end)).unwrap_or(false)).collect(),
-        begun: claims
-            .iter()
-            .map(|claim| match started.remove(&(claim.message, claim.token)) {
-                Some(work) => Begun::Started(Box::new(work)),
-                // Gone: the same claim twice in one call; the first of them started.
-                None => refused.next().unwrap_or(Begun::Gone),
-            })
-            .collect(),
-    })
-}
-
-fn end_key(end: &Settlement) -> (MessageId, i64, u32) {
-    (end.message, end.token, end.attempt)
-}
-
-/// Steps in groups that name each device and message once: as a rule one group. In device order, against deadlocks.
-fn groups<'a>(ends: &'a [Settlement], claims: &'a [Claim]) -> Vec<Vec<Step<'a>>> {
-    let mut first: BTreeMap<DeviceNo, Step<'a>> = BTreeMap::new();
-    let (mut ended, mut begun) = (HashSet::new(), HashSet::new());
-    let mut repeats = Vec::new();
-    for end in ends {
-        if ended.insert(end.message) && !first.contains_key(&end.device) {
-            first.insert(end.device, Step { device: end.device, end: Some(end), claim: None });
-        } else {
-            repeats.push(vec![Step { device: end.device, end: Some(end), claim: None }]);
-        }
-    }
-    for claim in claims {
-        let step = first.entry(claim.device).or_insert(Step { device: claim.device, end: None, claim: None });
-        if begun.insert(claim.message) && step.claim.is_none() {
-            step.claim = Some(claim);
-        } else {
-            repeats.push(vec![Step { device: claim.device, end: None, claim: Some(claim) }]);
-        }
-    }
-    let mut groups = Vec::with_capacity(1 + repeats.len());
-    groups.push(first.into_values().filter(|step| step.end.is_some() || step.claim.is_some()).collect::<Vec<_>>());
-    groups.append(&mut repeats);
-    groups.retain(|group| !group.is_empty());
-    groups
-}
-
-/// Whether an attempt's end changes more than its message and the counts, which are one statement.
-fn has_more(end: &Settlement) -> bool {
-    rows::attempt_outcome(&end.outcome).is_some()
-        || end.pace.is_some()
-        || end.suppress.is_some()
-        || end.sequence.is_some()
+    let begun = (0..claims.len()).map(|place| match started.remove(&place) {
+        Some(work) => Begun::Started(Box::new(work)),
+        None => refused.next().unwrap_or(Begun::Gone),
+    });
+    Ok(Turned { applied, begun: begun.collect() })
 }
 
 /// One group, in one transaction.
 async fn step(pg: &Postgres, host: HostId, steps: &[Step<'_>], now: Time) -> Result<Vec<Stepped>> {
-    let more = steps.iter().any(|s| s.end.is_some_and(has_more));
+    let more = steps.iter().any(|s| s.end.is_some_and(|(_, end)| has_more(end)));
     let begins = steps.iter().any(|s| s.claim.is_some());
     if !more && !begins {
         return statement(pg, &pg.pool, host, steps, now).await;
@@ -152,7 +101,7 @@ async fn step(pg: &Postgres, host: HostId, steps: &[Step<'_>], now: Time) -> Res
     let mut tx = pg.begin().await?;
     if begins {
         let runs: std::collections::BTreeSet<i32> =
-            steps.iter().filter_map(|s| Some(s.claim?.message.run().0)).collect();
+            steps.iter().filter_map(|s| Some(s.claim?.1.message.run().0)).collect();
         pg.sql(concat!(
             "SELECT pg_advisory_xact_lock_shared(",
             run_locks!(),
@@ -164,8 +113,12 @@ async fn step(pg: &Postgres, host: HostId, steps: &[Step<'_>], now: Time) -> Res
     }
     let stepped = statement(pg, &mut *tx, host, steps, now).await?;
     if more {
-        let ended: Vec<&Settlement> =
-            steps.iter().zip(&stepped).filter(|(_, done)| done.ended).filter_map(|(step, _)| step.end).collect();
+        let ended: Vec<&Settlement> = steps
+            .iter()
+            .zip(&stepped)
+            .filter(|(_, done)| done.ended)
+            .filter_map(|(step, _)| Some(step.end?.1))
+            .collect();
         keep_attempts(pg, &mut tx, &ended).await?;
         if ended.iter().any(|s| s.pace.is_some()) {
             save_paces_in(pg, &mut tx, ended.iter().filter_map(|s| s.pace.as_ref())).await?;
@@ -225,10 +178,11 @@ async fn statement<'e>(
     steps: &[Step<'_>],
     now: Time,
 ) -> Result<Vec<Stepped>> {
-    let ends: Vec<Option<rows::SettleSql<'_>>> = steps.iter().map(|s| s.end.map(rows::SettleSql::from)).collect();
+    let ends: Vec<Option<rows::SettleSql<'_>>> =
+        steps.iter().map(|s| s.end.map(|(_, end)| rows::SettleSql::from(end))).collect();
     macro_rules! of_end {
         ($end:ident => $value:expr) => {
-            steps.iter().map(|s| s.end.map(|$end| $value)).collect::<Vec<_>>()
+            steps.iter().map(|s| s.end.map(|(_, $end)| $value)).collect::<Vec<_>>()
         };
     }
     macro_rules! of_outcome {
@@ -238,15 +192,18 @@ async fn statement<'e>(
     }
     macro_rules! of_claim {
         ($claim:ident => $value:expr) => {
-            steps.iter().map(|s| s.claim.map(|$claim| $value)).collect::<Vec<_>>()
+            steps.iter().map(|s| s.claim.map(|(_, $claim)| $value)).collect::<Vec<_>>()
         };
     }
     // A device's row goes from the ended message to the begun one in one change, and that change carries all conditions.
+    // The row may change hands while this waits for it, and with it the message that is to begin, of which only the state
+    // before is known: so a device begins only what it was seen idle for.
     // What would be pending again in a run that was closed meanwhile is closed with it.
     let found: Vec<TurnSql> = pg
         .rows(
             "WITH step AS MATERIALIZED (
-                 SELECT n.*, m.attempt + 1 AS next_attempt, m.failures, m.due_at AS waits_since,
+                 SELECT n.*, s.message_id IS NULL AS idle, s.token AS seen_token, s.attempt AS seen_attempt,
+                        s.started_at AS seen_at, m.attempt + 1 AS next_attempt, m.failures, m.due_at AS waits_since,
                         k.address, k.locale, k.zone, k.variables,
                         coalesce(m.status = 0 AND m.device_no = n.device_no
                             AND r.active AND (r.expires_at IS NULL OR r.expires_at > $23)
@@ -259,6 +216,7 @@ async fn statement<'e>(
                       AS n (device_no, end_id, end_token, end_attempt, status, due_at, counts, released, started_at,
                             finished_at, provider_id, reason_code, reason_detail, template_no, delay_no, sender_no,
                             next_id, token, next_template_no, next_delay_no, next_sender_no)
+                 LEFT JOIN in_flight s ON s.device_no = n.device_no
                  LEFT JOIN messages m ON m.id = n.next_id
                  LEFT JOIN runs r ON r.key = (n.next_id >> 32)::int
                  LEFT JOIN contacts k ON k.audience_no = r.audience_no AND k.no = (n.next_id & 4294967295)::int
@@ -272,7 +230,10 @@ async fn statement<'e>(
                      sender_no = t.next_sender_no
                  FROM step t
                  WHERE f.device_no = t.device_no
-                   AND CASE WHEN t.end_id IS NULL THEN t.may_start AND f.message_id IS NULL AND f.token <= t.token
+                   AND CASE WHEN t.end_id IS NULL
+                            THEN t.may_start AND f.message_id IS NULL AND f.token <= t.token
+                                 AND t.idle AND f.token = t.seen_token AND f.attempt = t.seen_attempt
+                                 AND f.started_at = t.seen_at
                             ELSE f.message_id = t.end_id AND f.token = t.end_token AND f.attempt = t.end_attempt END
                  RETURNING t.*),
              done AS (

@@ -4,10 +4,11 @@ use super::campaigns::{campaign_in, write_move};
 use super::*;
 
 pub(super) async fn counts(lite: &Sqlite, runs: &[RunKey]) -> Result<Vec<(RunKey, Counts)>> {
-    // What is processing is counted where it stands: the index on it holds one row per worker at most.
+    // What is processing is counted where it stands: one row per device.
     let found: Vec<rows::CountsSql> = lite
         .rows(
-            "WITH processing AS MATERIALIZED (SELECT id >> 32 AS key, count(*) AS n FROM messages WHERE status = 2 GROUP BY 1)
+            "WITH processing AS MATERIALIZED (
+                 SELECT message_id >> 32 AS key, count(*) AS n FROM in_flight WHERE message_id IS NOT NULL GROUP BY 1)
              SELECT CAST(n.value AS INTEGER) AS run_key, coalesce(c.total, 0) AS total, coalesce(c.sent, 0) AS sent,
                     coalesce(c.delivered, 0) AS delivered, coalesce(c.read, 0) AS read,
                     coalesce(c.failed, 0) AS failed, coalesce(c.unknown, 0) AS unknown,
@@ -85,11 +86,12 @@ pub(super) async fn close_pending(lite: &Sqlite, run: RunKey, to: MessageStatus,
         .await?;
     let Some(cursor) = cursor else { return Ok(0) };
     let closed: Vec<i64> = lite
-        .scalar(
+        .scalar(concat!(
             "UPDATE messages SET status = $4, finished_at = $5 WHERE id IN (
-                 SELECT id FROM messages NOT INDEXED WHERE id > $1 AND id <= $2 AND status IN (0, 1) ORDER BY id LIMIT $3)
-             RETURNING id",
-        )
+                 SELECT id FROM messages m NOT INDEXED WHERE id > $1 AND id <= $2 AND status IN (0, 1) AND ",
+            not_in_flight!("m"),
+            " ORDER BY id LIMIT $3) RETURNING id"
+        ))
         .bind(cursor.max(run.first().0 - 1))
         .bind(run.last().0)
         .bind(limit)
@@ -116,7 +118,7 @@ pub(super) async fn runs_to_close(lite: &Sqlite) -> Result<Vec<(RunKey, Campaign
         .rows(concat!(
             "SELECT r.key, c.status, ",
             open_messages!("r.key"),
-            ", (SELECT count(*) FROM messages m WHERE m.status = 2 AND m.id >> 32 = r.key)
+            ", (SELECT count(*) FROM in_flight f WHERE f.message_id >> 32 = r.key)
              FROM runs r JOIN campaigns c ON c.id = r.campaign_id WHERE r.closing = 1 ORDER BY r.key"
         ))
         .fetch_all(&lite.readers)

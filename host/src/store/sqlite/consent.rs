@@ -9,44 +9,47 @@ pub(super) async fn suppress(lite: &Sqlite, entries: &[NewSuppression], now: Tim
     let mut added = 0;
     for page in entries.chunks(PAGE) {
         let mut tx = lite.begin().await?;
-        added += suppress_in(lite, &mut tx, page, now).await?;
+        let page: Vec<_> = page.iter().map(|entry| (entry, now)).collect();
+        added += suppress_in(lite, &mut tx, &page).await?;
         lite.commit(tx).await?;
     }
     Ok(added)
 }
 
-/// Suppresses within a transaction; returns how many entries are new.
-pub(super) async fn suppress_in(lite: &Sqlite, tx: &mut Tx, entries: &[NewSuppression], at: Time) -> Result<u32> {
-    let columns = list(
-        entries.iter().map(|e| (e.address.trim(), rows::channel_column(e.channel.as_deref()), e.reason.as_str())),
-    )?;
-    let added: Vec<(String, String, String)> = lite
+/// Suppresses within a transaction, each entry at its time; returns how many entries are new.
+pub(super) async fn suppress_in(lite: &Sqlite, tx: &mut Tx, entries: &[(&NewSuppression, Time)]) -> Result<u32> {
+    if entries.is_empty() {
+        return Ok(0);
+    }
+    let columns =
+        list(entries.iter().map(|(e, at)| {
+            (e.address.trim(), rows::channel_column(e.channel.as_deref()), e.reason.as_str(), at.as_ms())
+        }))?;
+    let added: Vec<(String, String, String, i64)> = lite
         .rows(
             "INSERT INTO suppressions (address, channel, reason, created_at)
-             SELECT value ->> 0, value ->> 1, value ->> 2, $2 FROM json_each($1) WHERE TRUE
-             ON CONFLICT DO NOTHING RETURNING address, channel, reason",
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1) WHERE TRUE
+             ON CONFLICT DO NOTHING RETURNING address, channel, reason, created_at",
         )
         .bind(&columns)
-        .bind(at.as_ms())
         .fetch_all(&mut **tx)
         .await?;
-    exit_suppressed(lite, tx, &columns, at).await?;
+    exit_suppressed(lite, tx, &columns).await?;
     if !added.is_empty() {
-        note(lite, tx, "opt-out", &list(&added)?, at).await?;
+        note(lite, tx, "opt-out", &list(&added)?).await?;
         lite.bump(tx, "suppressions").await?;
     }
     Ok(u32::try_from(added.len()).unwrap_or(u32::MAX))
 }
 
-/// Writes the ledger: `[address, channel, reason]` each.
-async fn note(lite: &Sqlite, tx: &mut Tx, event: &'static str, entries: &str, at: Time) -> Result<()> {
+/// Writes the ledger: `[address, channel, reason, time]` each.
+async fn note(lite: &Sqlite, tx: &mut Tx, event: &'static str, entries: &str) -> Result<()> {
     lite.sql(
         "INSERT INTO consent_ledger (address, channel, event, reason, at)
-         SELECT value ->> 0, value ->> 1, $2, value ->> 2, $3 FROM json_each($1)",
+         SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3 FROM json_each($1)",
     )
     .bind(entries)
     .bind(event)
-    .bind(at.as_ms())
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -54,11 +57,11 @@ async fn note(lite: &Sqlite, tx: &mut Tx, event: &'static str, entries: &str, at
 
 /// Ends the open enrolments of suppressed addresses in sequences that use the channel; their pending messages become
 /// suppressed.
-async fn exit_suppressed(lite: &Sqlite, tx: &mut Tx, entries: &str, at: Time) -> Result<()> {
+async fn exit_suppressed(lite: &Sqlite, tx: &mut Tx, entries: &str) -> Result<()> {
     // From the entries to the enrolments, in this order: the other way round would read every enrolment there is.
-    let open: Vec<(i32, i32, i32, String)> = lite
+    let open: Vec<(i32, i32, i32, String, i64)> = lite
         .rows(
-            "SELECT e.sequence_no, e.contact_no, e.step, n.value ->> 2
+            "SELECT e.sequence_no, e.contact_no, e.step, n.value ->> 2, n.value ->> 3
              FROM json_each($1) n
              CROSS JOIN sequences s
              CROSS JOIN contacts k ON k.audience_no = s.audience_no AND k.address = n.value ->> 0
@@ -71,42 +74,39 @@ async fn exit_suppressed(lite: &Sqlite, tx: &mut Tx, entries: &str, at: Time) ->
         .bind(entries)
         .fetch_all(&mut **tx)
         .await?;
-    let mut exited = Vec::with_capacity(open.len());
-    for (sequence, contact, step, reason) in open {
-        lite.sql(
-            "UPDATE enrolments SET status = 3, exit_reason = $3
-             WHERE sequence_no = $1 AND contact_no = $2 AND status IN (0, 1)",
-        )
-        .bind(sequence)
-        .bind(contact)
-        .bind(reason)
-        .execute(&mut **tx)
-        .await?;
-        exited.push((sequence, contact, step));
+    if open.is_empty() {
+        return Ok(());
     }
-    end_steps(lite, tx, &exited, code::SUPPRESSED, at).await
+    lite.sql(
+        "UPDATE enrolments SET status = 3, exit_reason = x.value ->> 3 FROM json_each($1) x
+         WHERE sequence_no = x.value ->> 0 AND contact_no = x.value ->> 1 AND status IN (0, 1)",
+    )
+    .bind(rows::to_json(&open)?)
+    .execute(&mut **tx)
+    .await?;
+    let exited: Vec<Exited> =
+        open.into_iter().map(|(sequence, contact, step, _, at)| (sequence, contact, step, at)).collect();
+    end_steps(lite, tx, &exited, code::SUPPRESSED).await
 }
 
-/// Ends the pending messages of enrolments `(sequence, contact, step)` that were left.
-pub(super) async fn end_steps(
-    lite: &Sqlite,
-    tx: &mut Tx,
-    exited: &[(i32, i32, i32)],
-    status: i16,
-    at: Time,
-) -> Result<()> {
+/// An enrolment that was left: `(sequence, contact, step, when)`.
+pub(super) type Exited = (i32, i32, i32, i64);
+
+/// Ends the pending messages of enrolments that were left.
+pub(super) async fn end_steps(lite: &Sqlite, tx: &mut Tx, exited: &[Exited], status: i16) -> Result<()> {
     if exited.is_empty() {
         return Ok(());
     }
     let ended: Vec<i64> = lite
-        .scalar(
-            "UPDATE messages SET status = $2, finished_at = $3
+        .scalar(concat!(
+            "UPDATE messages SET status = $2, finished_at = x.value ->> 3
              FROM json_each($1) x JOIN runs r ON r.sequence_no = x.value ->> 0 AND r.step = x.value ->> 2
-             WHERE messages.id = (r.key << 32) | (x.value ->> 1) AND messages.status IN (0, 1) RETURNING id",
-        )
+             WHERE messages.id = (r.key << 32) | (x.value ->> 1) AND messages.status IN (0, 1) AND ",
+            not_in_flight!("messages"),
+            " RETURNING id"
+        ))
         .bind(list(exited)?)
         .bind(status)
-        .bind(at.as_ms())
         .fetch_all(&mut **tx)
         .await?;
     let mut tally = Tally::default();
@@ -128,8 +128,8 @@ pub(super) async fn unsuppress(lite: &Sqlite, entries: &[(String, Option<String>
         .fetch_all(&mut *tx)
         .await?;
     if !removed.is_empty() {
-        let lines = list(removed.iter().map(|(address, channel)| (address, channel, "removed")))?;
-        note(lite, &mut tx, "opt-in", &lines, now).await?;
+        let lines = list(removed.iter().map(|(address, channel)| (address, channel, "removed", now.as_ms())))?;
+        note(lite, &mut tx, "opt-in", &lines).await?;
         lite.bump(&mut tx, "suppressions").await?;
     }
     lite.commit(tx).await?;

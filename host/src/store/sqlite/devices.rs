@@ -38,6 +38,10 @@ pub(super) async fn put_devices(lite: &Sqlite, devices: &[DeviceSpec], now: Time
             .fetch_one(&mut *tx)
             .await?;
         put_tags(lite, &mut tx, no, &device.tags).await?;
+        lite.sql("INSERT INTO in_flight (device_no) VALUES ($1) ON CONFLICT DO NOTHING")
+            .bind(no)
+            .execute(&mut *tx)
+            .await?;
     }
     lite.bump(&mut tx, "devices").await?;
     lite.commit(tx).await?;
@@ -97,8 +101,7 @@ pub(super) async fn delete_device(lite: &Sqlite, id: &DeviceId, now: Time) -> Re
     let busy: bool = lite
         .scalar(
             "SELECT EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 0)
-                 OR EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 1)
-                 OR EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 2)",
+                 OR EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 1)",
         )
         .bind(no)
         .fetch_one(&mut *tx)
@@ -233,19 +236,19 @@ pub(super) async fn save_paces(lite: &Sqlite, paces: &[PaceUpdate]) -> Result<()
 
 /// Saves paces within a transaction.
 pub(super) async fn save_paces_in(lite: &Sqlite, tx: &mut Tx, paces: impl Iterator<Item = &PaceUpdate>) -> Result<()> {
-    for pace in paces {
-        lite.sql(
-            "INSERT INTO device_state AS s (device_no, next_at, token, pace) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (device_no) DO UPDATE
-                 SET next_at = excluded.next_at, token = excluded.token, pace = excluded.pace
-                 WHERE s.token <= excluded.token",
-        )
-        .bind(pace.device.0)
-        .bind(pace.next_at.as_ms())
-        .bind(pace.token)
-        .bind(&pace.pace)
-        .execute(&mut **tx)
-        .await?;
+    let paces: Vec<_> = paces.map(|p| (p.device.0, p.next_at.as_ms(), p.token, p.pace.as_str())).collect();
+    if paces.is_empty() {
+        return Ok(());
     }
+    lite.sql(
+        "INSERT INTO device_state AS s (device_no, next_at, token, pace)
+         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1) WHERE TRUE
+         ON CONFLICT (device_no) DO UPDATE
+             SET next_at = excluded.next_at, token = excluded.token, pace = excluded.pace
+             WHERE s.token <= excluded.token",
+    )
+    .bind(rows::to_json(&paces)?)
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }

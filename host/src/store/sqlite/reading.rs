@@ -5,18 +5,20 @@ use super::*;
 macro_rules! message_columns {
     ($($from:tt)*) => {
         concat!(
-            "SELECT m.id, m.status, coalesce(k.address, '') AS address, d.id AS device_id, m.attempt, m.failures, m.due_at,
-                    m.started_at, m.finished_at, m.provider_id, m.reason_code, m.reason_detail,
-                    t.digest AS template, y.digest AS delay, s.digest AS sender
+            "SELECT m.id, iif(f.message_id IS NULL, m.status, 2) AS status, coalesce(k.address, '') AS address,
+                    d.id AS device_id, coalesce(f.attempt, m.attempt) AS attempt, m.failures, m.due_at,
+                    coalesce(f.started_at, m.started_at) AS started_at, m.finished_at, m.provider_id,
+                    m.reason_code, m.reason_detail, t.digest AS template, y.digest AS delay, s.digest AS sender
              FROM ",
             $($from)*,
             " AS m
              JOIN devices d ON d.no = m.device_no
+             LEFT JOIN in_flight f ON f.device_no = m.device_no AND f.message_id = m.id
              JOIN runs r ON r.key = m.id >> 32
              LEFT JOIN contacts k ON k.audience_no = r.audience_no AND k.no = m.id & 4294967295
-             LEFT JOIN plugin_versions t ON t.no = m.template_no
-             LEFT JOIN plugin_versions y ON y.no = m.delay_no
-             LEFT JOIN plugin_versions s ON s.no = m.sender_no
+             LEFT JOIN plugin_versions t ON t.no = coalesce(f.template_no, m.template_no)
+             LEFT JOIN plugin_versions y ON y.no = coalesce(f.delay_no, m.delay_no)
+             LEFT JOIN plugin_versions s ON s.no = coalesce(f.sender_no, m.sender_no)
              ORDER BY m.id"
         )
     };
@@ -25,7 +27,7 @@ macro_rules! message_columns {
 macro_rules! page_of_messages {
     ($of:literal) => {
         message_columns!(concat!(
-            "(SELECT * FROM messages WHERE id > $1 AND id <= $2 AND ",
+            "(SELECT * FROM messages p WHERE id > $1 AND id <= $2 AND ",
             $of,
             " ORDER BY id LIMIT $3)"
         ))
@@ -42,10 +44,13 @@ pub(super) async fn messages(
     // A text per status where an index knows it; the others walk the run's part of the primary key.
     let query = match status {
         None => lite.rows(page_of_messages!("TRUE")),
-        Some(MessageStatus::Pending) => lite.rows(page_of_messages!("status IN (0, 1)")),
+        Some(MessageStatus::Pending) => lite.rows(page_of_messages!(
+            "status IN (0, 1)
+                 AND NOT EXISTS (SELECT 1 FROM in_flight f WHERE f.device_no = p.device_no AND f.message_id = p.id)"
+        )),
         Some(MessageStatus::Processing) => lite.rows(message_columns!(
-            "(SELECT * FROM messages INDEXED BY messages_processing WHERE status = 2 AND id > $1 AND id <= $2
-              ORDER BY id LIMIT $3)"
+            "(SELECT p.* FROM in_flight f CROSS JOIN messages p ON p.id = f.message_id
+              WHERE f.message_id > $1 AND f.message_id <= $2 ORDER BY f.message_id LIMIT $3)"
         )),
         // A partial index is used only where its own condition is repeated.
         Some(MessageStatus::Failed) => lite.rows(page_of_messages!("status IN (6, 7) AND status = 6")),
@@ -120,6 +125,7 @@ pub(super) async fn ahead_of(
             "SELECT count(*) FROM (
                  SELECT 1 FROM json_each($1) r CROSS JOIN messages m INDEXED BY messages_ready
                  WHERE m.device_no = $2 AND m.status = 0 AND m.id BETWEEN r.value ->> 0 AND r.value ->> 1
+                   AND m.id IS NOT (SELECT message_id FROM in_flight WHERE device_no = $2)
                  LIMIT $3)",
         )
         .bind(list(ranges)?)

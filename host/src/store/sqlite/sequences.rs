@@ -1,6 +1,6 @@
 //! Sequences and the contacts that go through them.
 
-use super::consent::end_steps;
+use super::consent::{Exited, end_steps};
 use super::runs::{NewRun, insert_run};
 pub(super) use super::steps::step_due;
 use super::*;
@@ -300,7 +300,9 @@ pub(super) async fn exit_enrolment(
         .bind(reason)
         .fetch_all(&mut *tx)
         .await?;
-    end_steps(lite, &mut tx, &exited, code::CANCELLED, now).await?;
+    let exited: Vec<Exited> =
+        exited.into_iter().map(|(sequence, contact, step)| (sequence, contact, step, now.as_ms())).collect();
+    end_steps(lite, &mut tx, &exited, code::CANCELLED).await?;
     lite.commit(tx).await?;
     Ok(!exited.is_empty())
 }

@@ -284,10 +284,10 @@ async fn a_campaign_completes_when_nothing_is_open(t: Opened) {
     expand(&*t.store, &s, 100, at(1)).await;
     assert!(t.store.complete_campaigns(at(1)).await.unwrap().is_empty());
     s.send(&*t.store, s.message(1), nos[0], sent(), at(2)).await;
-    let work = s.take(&*t.store, s.message(2), nos[0], 1, at(3)).await;
+    let work = s.take(&*t.store, s.message(2), nos[0], 2, at(3)).await;
     assert!(t.store.complete_campaigns(at(3)).await.unwrap().is_empty(), "one is being sent");
     let failed = Settled::Failed(Reason::new("invalid", ""));
-    t.store.settle(&[s.settlement(&work, nos[0], 1, failed, at(3))]).await.unwrap();
+    t.store.settle(&[s.settlement(&work, nos[0], 2, failed, at(3))]).await.unwrap();
     assert_eq!(t.store.complete_campaigns(at(4)).await.unwrap(), [s.campaign]);
     assert!(t.store.complete_campaigns(at(5)).await.unwrap().is_empty());
     let c = t.store.campaign(s.campaign).await.unwrap().unwrap();

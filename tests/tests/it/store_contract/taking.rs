@@ -75,9 +75,10 @@ async fn of_two_servers_one_gets_the_device(t: Opened) {
     let other = t.again().await;
     for round in 0..10u64 {
         let ready = s.ready(&*t.store, device).await;
-        let takers = [(t.store.clone(), ready[0], 1), (other.clone(), ready[1], 2), (t.store.clone(), ready[0], 3)]
-            .map(|(store, id, token)| {
-                let claim = s.claim(id, device, token);
+        let takers =
+            [(t.store.clone(), 0, 1), (other.clone(), 1, 2), (t.store.clone(), 0, 3)].map(|(store, pos, n)| {
+                let token = 10 * round as i64 + n;
+                let claim = s.claim(ready[pos], device, token);
                 tokio::spawn(async move {
                     (token, store.begin(HostId::new(), &[claim], at(round)).await.unwrap().remove(0))
                 })
@@ -249,7 +250,7 @@ async fn what_is_being_sent_is_listed_with_its_server(t: Opened) {
     assert_eq!(of_a.len(), 1);
     let f = &of_a[0];
     assert_eq!((f.device, f.token, f.attempt, f.failures, f.started_at), (s.devices[0], 10, 1, 0, at(2)));
-    assert_eq!((f.host, f.host_alive, f.sender), (s.host, true, s.versions.sender));
+    assert_eq!((f.host, f.host_alive, f.versions), (s.host, true, s.versions));
     assert!(!store.in_flight(Some(s.devices[0]), None, 10, at(12), alive).await.unwrap()[0].host_alive);
     let page = store.in_flight(None, None, 1, at(5), alive).await.unwrap();
     let rest = store.in_flight(None, Some(page[0].message), 10, at(5), alive).await.unwrap();
