@@ -171,7 +171,9 @@ struct MessageQuery {
 /// A campaign's messages, in the audience's order.
 #[utoipa::path(get, path = "/campaigns/{id}/messages", tag = "messages", security(("token" = ["campaigns:read"])),
     params(("id" = CampaignId, Path, description = "The campaign"), MessageQuery),
-    responses((status = 200, body = Listing<MessageView>)))]
+    responses((status = 200, body = Listing<MessageView>),
+        (status = 410, body = Problem, content_type = "application/problem+json",
+            description = "The campaign finished long ago; its messages were removed.")))]
 async fn list_messages(
     State(core): State<Core>,
     Id(id): Id<CampaignId>,

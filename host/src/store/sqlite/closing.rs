@@ -137,15 +137,16 @@ pub(super) async fn runs_to_close(lite: &Sqlite) -> Result<Vec<(RunKey, Campaign
 
 pub(super) async fn retry_failed(lite: &Sqlite, run: RunKey, limit: u32, now: Time) -> Result<u64> {
     let mut tx = lite.begin().await?;
-    let status: Option<String> = lite
-        .scalar("SELECT c.status FROM runs r JOIN campaigns c ON c.id = r.campaign_id WHERE r.key = $1")
+    let owner: Option<(String, bool)> = lite
+        .rows(
+            "SELECT c.status, c.messages_pruned_at IS NOT NULL FROM runs r JOIN campaigns c ON c.id = r.campaign_id
+             WHERE r.key = $1",
+        )
         .bind(run.0)
         .fetch_optional(&mut *tx)
         .await?;
-    if let Some(status) = status
-        && rows::closed_as(rows::campaign_status(&status)?).is_some()
-    {
-        return Err(StoreError::Conflict(format!("the campaign is {status}")));
+    if let Some((status, pruned)) = owner {
+        rows::may_be_reopened(&status, pruned)?;
     }
     let reopened = lite
         .sql(
