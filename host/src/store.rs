@@ -550,7 +550,9 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- messages: reading ----
 
-    /// A run's messages in contact order, by status where given; the cursor is the last id of the page before.
+    /// A run's messages in contact order, by status where given; those that are `pending` device by device, in the order in
+    /// which each device will send them. The cursor is where the page before ended. A page by status may be short, even
+    /// empty, though another one follows: for a status that no index knows, a page ends after some ten thousand messages.
     async fn messages(
         &self,
         run: RunKey,

@@ -145,7 +145,7 @@ fn still_kept(campaign: &Campaign) -> Result<()> {
     )))
 }
 
-/// A campaign's messages in the audience's order; none before it is launched.
+/// A campaign's messages, as [`crate::store::Store::messages`] lists them; none before it is launched.
 ///
 /// # Errors
 /// [`OpError::NotFound`] when there is no such campaign, [`OpError::Gone`] when its messages were removed.

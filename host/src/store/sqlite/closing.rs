@@ -151,8 +151,8 @@ pub(super) async fn retry_failed(lite: &Sqlite, run: RunKey, limit: u32, now: Ti
     let reopened = lite
         .sql(
             "UPDATE messages SET status = 0, failures = 0, due_at = $4, finished_at = NULL WHERE id IN (
-                 SELECT id FROM messages INDEXED BY messages_in_trouble
-                 WHERE status IN (6, 7) AND status = 6 AND id BETWEEN $1 AND $2 ORDER BY id LIMIT $3)",
+                 SELECT id FROM messages INDEXED BY messages_not_sent
+                 WHERE status >= 6 AND status = 6 AND id BETWEEN $1 AND $2 ORDER BY id LIMIT $3)",
         )
         .bind(run.first().0)
         .bind(run.last().0)
