@@ -348,6 +348,8 @@ pub struct Campaign {
     pub launched_at: Option<Time>,
     /// When it reached a final status.
     pub finished_at: Option<Time>,
+    /// Since when its messages are being removed, or are gone: its counts stay.
+    pub messages_pruned_at: Option<Time>,
 }
 
 /// Whose messages a run holds.

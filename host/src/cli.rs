@@ -79,7 +79,7 @@ fn bad_input(text: impl Display) -> anyhow::Error {
 /// What the operations refuse is the user's to mend; everything else is a failure.
 fn from_op(error: OpError) -> anyhow::Error {
     match error {
-        OpError::Invalid(_) | OpError::Refused { .. } | OpError::NotFound { .. } => bad_input(error),
+        OpError::Invalid(_) | OpError::Refused { .. } | OpError::NotFound { .. } | OpError::Gone(_) => bad_input(error),
         other => anyhow::Error::new(other),
     }
 }

@@ -111,6 +111,9 @@ pub struct Config {
     /// Contacts that become messages in one transaction.
     #[arg(long, env = "CARILLON_EXPAND_PAGE", default_value_t = 5_000, value_name = "N")]
     pub expand_page: u32,
+    /// How long the messages of a finished campaign are kept, in days; for ever when absent. Its counts always stay.
+    #[arg(long, env = "CARILLON_KEEP_FINISHED_DAYS", value_name = "DAYS")]
+    pub keep_finished_days: Option<u32>,
     /// Connections to PostgreSQL.
     #[arg(long, env = "CARILLON_STORE_CONNECTIONS", default_value_t = 12, value_name = "N")]
     pub store_connections: u32,
@@ -161,6 +164,11 @@ impl Config {
         self.lease()
     }
 
+    /// How long the messages of a finished campaign are kept; `None` for ever.
+    pub fn keep_finished(&self) -> Option<Duration> {
+        self.keep_finished_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
+    }
+
     /// Every setting, or pair of settings, that cannot work.
     pub fn problems(&self) -> Vec<BadField> {
         let mut out = Vec::new();
@@ -183,6 +191,12 @@ impl Config {
         }
         if !(2..=10_000).contains(&self.window) {
             out.push(BadField::new("--window", "must be from 2 to 10000"));
+        }
+        if self.keep_finished_days == Some(0) {
+            out.push(BadField::new(
+                "--keep-finished-days",
+                "must be at least 1; leave it out to keep messages for ever",
+            ));
         }
         if self.lease_ms < 4 * self.heartbeat_ms {
             out.push(BadField::new(
@@ -229,6 +243,7 @@ impl Default for Config {
             window: 100,
             batch: 100,
             expand_page: 5_000,
+            keep_finished_days: None,
             store_connections: 12,
             plugin_max_bytes: 64 << 20,
             plugin_memory_bytes: 64 << 20,
@@ -260,8 +275,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_name() {
-        let config = Config { lease_ms: 100, window: 1, roles: vec![], ..Config::default() };
+        let config =
+            Config { lease_ms: 100, window: 1, roles: vec![], keep_finished_days: Some(0), ..Config::default() };
         let fields: Vec<_> = config.problems().into_iter().map(|p| p.field).collect();
-        assert_eq!(fields, ["--window", "--lease-ms", "--roles"]);
+        assert_eq!(fields, ["--window", "--keep-finished-days", "--lease-ms", "--roles"]);
     }
 }

@@ -33,6 +33,9 @@ pub enum OpError {
     /// What was asked for cannot work; every problem found.
     #[error("{}", list(.0))]
     Invalid(Vec<BadField>),
+    /// It was there, and is not kept any more.
+    #[error("{0}")]
+    Gone(String),
     /// The state that things are in does not allow it.
     #[error("{0}")]
     Conflict(String),

@@ -1,6 +1,8 @@
 //! Loop 4: what got stuck. Dead servers' messages, campaigns past their expiry, messages of closed campaigns, devices
 //! that are gone from a pool. Everything here is idempotent and conditional on state and lease holder; nothing is
-//! ever deleted that is not final. Also run at start.
+//! ever deleted that is not final ([`retention`]). Also run at start.
+
+mod retention;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,6 +37,11 @@ impl Recovery {
 
     /// Runs until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        // Apart from the rounds, which must not wait for it.
+        tokio::join!(self.rounds(stop.clone()), retention::run(&self.core, stop));
+    }
+
+    async fn rounds(&self, stop: CancellationToken) {
         // Listens to nothing: what makes work for it (a dead server) shows only with time.
         let mut alarm = Alarm::new(&*self.core.queue, &[], stop);
         let interval = Duration::from_millis(self.core.config.recovery_interval_ms);
@@ -68,7 +75,6 @@ impl Recovery {
         self.closed().await?;
         self.moved().await?;
         self.fleet.note_final();
-        self.core.store.prune_audiences(self.core.clock.now(), 10 * PAGE).await?;
         self.core.wake(Wake::Processor).await;
         Ok(())
     }

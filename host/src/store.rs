@@ -197,6 +197,19 @@ pub struct ExpandedPage {
     pub done: bool,
 }
 
+/// What one step of retention came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Whose messages went.
+    pub campaign: CampaignId,
+    /// Its run.
+    pub run: RunKey,
+    /// Messages that went with this step.
+    pub messages: u64,
+    /// Whether nothing is left of the run but its counts.
+    pub done: bool,
+}
+
 /// An uploaded plugin version, without its bytes.
 #[derive(Debug, Clone)]
 pub struct PluginVersion {
@@ -416,7 +429,7 @@ pub trait Store: Send + Sync + 'static {
     async fn audiences(&self, cursor: Option<&str>, limit: u32) -> Result<Page<AudienceRow, String>>;
     /// The first contacts of an audience (for previews): address, variables as a JSON array of pairs.
     async fn contacts(&self, audience: AudienceNo, after: u32, limit: u32) -> Result<Vec<(u32, NewContact)>>;
-    /// Deletes up to `limit` contacts of versions that are neither current nor used by a run that is not final;
+    /// Deletes up to `limit` contacts of versions that are neither current nor used by a run whose messages are there;
     /// returns how many went. (Versions whose messages are still shown keep their contacts.)
     async fn prune_audiences(&self, now: Time, limit: u32) -> Result<u64>;
 
@@ -493,7 +506,17 @@ pub trait Store: Send + Sync + 'static {
     /// Campaigns that are open although their `expires_at` has passed.
     async fn campaigns_past_expiry(&self, now: Time) -> Result<Vec<Campaign>>;
     /// Turns up to `limit` failed messages of a run into pending ones, with fresh attempts; returns how many.
+    ///
+    /// # Errors
+    /// `Conflict` when the campaign is cancelled or expired, or its messages were removed.
     async fn retry_failed(&self, run: RunKey, limit: u32, now: Time) -> Result<u64>;
+
+    /// Removes the messages of the next at most `limit` contacts, with their attempts, from the campaign's run that finished
+    /// first, if it did so at or before `before` and has no open message. (Runs of sequences do not finish.) In the
+    /// transaction that removes the first of them the campaign says so ([`Campaign::messages_pruned_at`]), and from then
+    /// on its failed messages cannot be tried again; its counts stay. `None` when there is no such run, or another
+    /// server is at it.
+    async fn prune_run(&self, before: Time, limit: u32, now: Time) -> Result<Option<Pruned>>;
 
     // ---- messages: the hot path ----
 
@@ -537,7 +560,9 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- messages: reading ----
 
-    /// A run's messages in contact order, by status where given; the cursor is the last id of the page before.
+    /// A run's messages in contact order, by status where given; those that are `pending` device by device, in the order in
+    /// which each device will send them. The cursor is where the page before ended. A page by status may be short, even
+    /// empty, though another one follows: for a status that no index knows, a page ends after some ten thousand messages.
     async fn messages(
         &self,
         run: RunKey,

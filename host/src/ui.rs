@@ -121,6 +121,8 @@ async fn guarded(request: Request, next: Next) -> Response {
 enum Failure {
     /// There is no such thing.
     NotFound(String),
+    /// It was there, and is not kept any more.
+    Gone(String),
     /// The token lacks a scope.
     Forbidden(&'static str),
     /// The form did not come from our page, or from one of another session.
@@ -142,6 +144,7 @@ impl From<OpError> for Failure {
         match error {
             OpError::NotFound { what } => Self::NotFound(what),
             OpError::Invalid(problems) => Self::Invalid(problems),
+            OpError::Gone(text) => Self::Gone(text),
             OpError::Conflict(text) => Self::Conflict(text),
             OpError::Refused { detail, .. } => Self::Conflict(detail),
             OpError::Unavailable(text) => Self::Unavailable(text),
@@ -169,6 +172,7 @@ impl IntoResponse for Failure {
         let mut problems = Vec::new();
         let (status, title, text) = match self {
             Self::NotFound(what) => (StatusCode::NOT_FOUND, "Not found", format!("There is no {what}.")),
+            Self::Gone(text) => (StatusCode::GONE, "No longer kept", text),
             Self::Forbidden(scope) => (
                 StatusCode::FORBIDDEN,
                 "Not allowed",

@@ -168,10 +168,13 @@ struct MessageQuery {
     cursor: Option<String>,
 }
 
-/// A campaign's messages, in the audience's order.
+/// A campaign's messages, in the audience's order; pending ones device by device, as each will send them. A page by status may
+/// hold fewer than `limit`, even none, though another one follows: the last page is the one whose `next_cursor` is null.
 #[utoipa::path(get, path = "/campaigns/{id}/messages", tag = "messages", security(("token" = ["campaigns:read"])),
     params(("id" = CampaignId, Path, description = "The campaign"), MessageQuery),
-    responses((status = 200, body = Listing<MessageView>)))]
+    responses((status = 200, body = Listing<MessageView>),
+        (status = 410, body = Problem, content_type = "application/problem+json",
+            description = "The campaign finished long ago; its messages were removed.")))]
 async fn list_messages(
     State(core): State<Core>,
     Id(id): Id<CampaignId>,

@@ -122,6 +122,7 @@ impl From<OpError> for Problem {
                 let errors = fields.into_iter().map(FieldProblem::from).collect();
                 Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
             }
+            OpError::Gone(detail) => Self::new(StatusCode::GONE, "gone", detail),
             OpError::Conflict(detail) => Self::new(StatusCode::CONFLICT, "conflict", detail),
             OpError::Refused { code, detail } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, &format!("plugin-{code}"), detail)

@@ -84,6 +84,8 @@ pub struct CampaignView {
     pub launched_at: Option<Time>,
     /// When it reached a final status.
     pub finished_at: Option<Time>,
+    /// When its messages were removed, because it had finished long before; its counts stay as they were.
+    pub messages_pruned_at: Option<Time>,
     /// What was asked for.
     #[serde(flatten)]
     pub spec: CampaignSpec,
@@ -356,7 +358,8 @@ async fn view(core: &Core, campaign: Campaign, counts: Counts) -> Result<Campaig
     };
     let waiting = counts.open() + recipients.saturating_sub(made);
     let eta_s = (is_sending && rate_per_s > 0.0).then(|| (waiting as f64 / rate_per_s).ceil() as u64);
-    let Campaign { id, spec, status, paused_reason, run, created_at, launched_at, finished_at } = campaign;
+    let Campaign { id, spec, status, paused_reason, run, .. } = campaign;
+    let Campaign { created_at, launched_at, finished_at, messages_pruned_at, .. } = campaign;
     Ok(CampaignView {
         id,
         status,
@@ -369,6 +372,7 @@ async fn view(core: &Core, campaign: Campaign, counts: Counts) -> Result<Campaig
         created_at,
         launched_at,
         finished_at,
+        messages_pruned_at,
         spec,
     })
 }

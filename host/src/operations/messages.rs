@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::campaign::{Campaign, Run, RunOwner};
 use crate::clock::Time;
 use crate::core::Core;
 use crate::id::{CampaignId, DeviceId, Digest, MessageId};
@@ -121,18 +122,33 @@ pub struct MessageDetail {
 /// One message.
 ///
 /// # Errors
-/// [`OpError::NotFound`] when there is none.
+/// [`OpError::NotFound`] when there is none, [`OpError::Gone`] when it is of a campaign whose messages were removed.
 pub async fn message(core: &Core, id: MessageId) -> Result<MessageDetail> {
-    let row = core.store.message(id).await?.ok_or_else(|| OpError::not_found("message", id))?;
+    let Some(row) = core.store.message(id).await? else {
+        let run = core.store.run(id.run()).await?;
+        if let Some(Run { owner: RunOwner::Campaign(campaign), .. }) = run {
+            still_kept(&campaigns::campaign(core, campaign).await?)?;
+        }
+        return Err(OpError::not_found("message", id));
+    };
     let attempts = core.store.attempts(id).await?.into_iter().map(AttemptView::from).collect();
     let waiting_because = explain(core, &row).await?;
     Ok(MessageDetail { message: row.into(), attempts, waiting_because })
 }
 
-/// A campaign's messages in the audience's order; none before it is launched.
+/// Fails when retention has begun to remove the campaign's messages: what is left of them is not the truth any more.
+fn still_kept(campaign: &Campaign) -> Result<()> {
+    let Some(at) = campaign.messages_pruned_at else { return Ok(()) };
+    let id = campaign.id;
+    Err(OpError::Gone(format!(
+        "the messages of campaign {id} were removed on {at}; its counts are kept with the campaign"
+    )))
+}
+
+/// A campaign's messages, as [`crate::store::Store::messages`] lists them; none before it is launched.
 ///
 /// # Errors
-/// [`OpError::NotFound`] when there is no such campaign.
+/// [`OpError::NotFound`] when there is no such campaign, [`OpError::Gone`] when its messages were removed.
 pub async fn messages(
     core: &Core,
     campaign: CampaignId,
@@ -140,7 +156,9 @@ pub async fn messages(
     cursor: Option<MessageId>,
     limit: u32,
 ) -> Result<Page<MessageView, MessageId>> {
-    let Some(run) = campaigns::campaign(core, campaign).await?.run else {
+    let campaign = campaigns::campaign(core, campaign).await?;
+    still_kept(&campaign)?;
+    let Some(run) = campaign.run else {
         return Ok(Page { items: Vec::new(), next: None });
     };
     if cursor.is_some_and(|c| c.run() != run) {

@@ -2,8 +2,8 @@
 //! method of [`super::Store`].
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
-/// `tokens`, `devices`, `audiences`, `plugins`, `campaigns`, `runs`, `messages`, `reading`, `consent` and `sequences`.
-/// The methods about the store itself are the backend's own.
+/// `tokens`, `devices`, `audiences`, `plugins`, `campaigns`, `runs`, `messages`, `reading`, `retention`, `consent` and
+/// `sequences`. The methods about the store itself are the backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
         #[async_trait::async_trait]
@@ -228,6 +228,9 @@ macro_rules! store_by_subject {
             }
             async fn retry_failed(&self, run: RunKey, limit: u32, now: Time) -> Result<u64> {
                 runs::retry_failed(self, run, limit, now).await
+            }
+            async fn prune_run(&self, before: Time, limit: u32, now: Time) -> Result<Option<Pruned>> {
+                retention::prune_run(self, before, limit, now).await
             }
             async fn top_up(&self, devices: &[DeviceNo], runs: &[RankedRun], window: u32) -> Result<Vec<TopUp>> {
                 messages::top_up(self, devices, runs, window).await

@@ -7,8 +7,16 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 /// Version, description and statements of a file.
 type File = (i64, &'static str, &'static str);
 
-const POSTGRES: &[File] = &[(1, "schema", include_str!("../../../migrations/postgres/0001_schema.sql"))];
-const SQLITE: &[File] = &[(1, "schema", include_str!("../../../migrations/sqlite/0001_schema.sql"))];
+const POSTGRES: &[File] = &[
+    (1, "schema", include_str!("../../../migrations/postgres/0001_schema.sql")),
+    (2, "retention", include_str!("../../../migrations/postgres/0002_retention.sql")),
+    (3, "lists", include_str!("../../../migrations/postgres/0003_lists.sql")),
+];
+const SQLITE: &[File] = &[
+    (1, "schema", include_str!("../../../migrations/sqlite/0001_schema.sql")),
+    (2, "retention", include_str!("../../../migrations/sqlite/0002_retention.sql")),
+    (3, "lists", include_str!("../../../migrations/sqlite/0003_lists.sql")),
+];
 
 /// The tables of PostgreSQL.
 pub fn postgres() -> Migrator {

@@ -15,6 +15,7 @@ mod messages;
 mod paces;
 mod plugins;
 mod reading;
+mod retention;
 mod runs;
 mod sequences;
 mod tokens;

@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Page, Result, StoreError};
 use crate::clock::Time;
-use crate::id::{DeviceId, Digest};
-use crate::message::Reason;
+use crate::id::{DeviceId, Digest, MessageId, RunKey};
+use crate::message::{MessageRow, Reason};
 
 /// How old a kept answer is when it counts as gone.
 pub const KEY_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
@@ -96,7 +96,52 @@ pub fn page<T, C>(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> Pa
     Page { items, next }
 }
 
+/// How many messages are looked at for a page of those with a status that no index knows. (An index on what is sent would
+/// cost more in sending than its lists are worth.)
+const WALK: i64 = 50_000;
+
+/// Where the walk for a page ends that begins after this message, in a run with this last one: the run's end if it is near.
+pub fn end_of_walk(after: i64, last: MessageId, run: RunKey) -> MessageId {
+    let end = after.saturating_add(WALK);
+    if end < last.0 { MessageId(end) } else { run.last() }
+}
+
+/// A page of a run's messages up to `upto`: when that is not the run's end, the next page goes on there, whether this one is
+/// full or not.
+pub fn page_of_walk(items: Vec<MessageRow>, limit: u32, upto: MessageId, run: RunKey) -> Page<MessageRow, MessageId> {
+    let mut page = page(items, limit, |m| m.id);
+    if page.next.is_none() && upto != run.last() {
+        page.next = Some(upto);
+    }
+    page
+}
+
 /// The `LIMIT` for [`page`]: one row more than asked for.
 pub fn one_more(limit: u32) -> i64 {
     i64::from(limit) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_goes_on_until_its_run_ends() {
+        let run = RunKey(7);
+        let id = |contact| MessageId::new(run, contact);
+        let last = id(120_000);
+        let mut after = run.first().0 - 1;
+        let mut ends = Vec::new();
+        loop {
+            let upto = end_of_walk(after, last, run);
+            let page = page_of_walk(Vec::new(), 10, upto, run);
+            ends.push(page.next);
+            match page.next {
+                Some(next) => after = next.0,
+                None => break,
+            }
+        }
+        assert_eq!(ends, [Some(id(49_999)), Some(id(99_999)), None]);
+        assert_eq!(end_of_walk(run.first().0 - 1, id(50), run), run.last(), "a small run is one walk");
+    }
 }

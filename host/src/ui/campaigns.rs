@@ -127,7 +127,7 @@ impl ShowPage {
     }
 
     fn can_retry(&self) -> bool {
-        self.campaign.counts.failed > 0 && self.can(CampaignEvent::Reopen)
+        self.campaign.counts.failed > 0 && self.campaign.messages_pruned_at.is_none() && self.can(CampaignEvent::Reopen)
     }
 
     fn delivery(&self) -> &'static str {
@@ -153,11 +153,11 @@ async fn show(
     let campaign = operations::campaign_view(&ui.core, id).await?;
     let filter = MessageStatus::parse(&query.messages);
     let (messages, next) = match campaign.run {
-        Some(run) => {
+        Some(run) if campaign.messages_pruned_at.is_none() => {
             let found = ui.core.store.messages(run, filter, query.cursor, PAGE).await?;
             (found.items, found.next)
         }
-        None => (Vec::new(), None),
+        _ => (Vec::new(), None),
     };
     let spec = &campaign.spec;
     let mut uses = vec![Use::new("Template", &spec.template), Use::new("Delay", &spec.delay.plugin_use())];

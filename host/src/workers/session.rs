@@ -66,8 +66,7 @@ impl Session {
     pub async fn run(mut self, pool: &Arc<Pool>, outbox: &mpsc::Sender<Turn>) {
         let now = pool.core.clock.monotonic();
         let until = now + SESSION;
-        let mut course =
-            Course { done: None, disposals: Vec::new(), next_at: now, paced: false, unsaved: None };
+        let mut course = Course { done: None, disposals: Vec::new(), next_at: now, paced: false, unsaved: None };
         while let Some((message, rank)) = self.messages.pop_front() {
             if !pool.sending.leases.holds(&self.device.spec.id, self.token, pool.core.clock.monotonic()) {
                 self.messages.push_front((message, rank));
@@ -87,8 +86,7 @@ impl Session {
                 }
             };
             pool.sending.leases.goes_on(&self.device.spec.id, self.token, message);
-            let claim =
-                Claim { message, device: self.device.no, token: self.token, versions: run.versions(&sender) };
+            let claim = Claim { message, device: self.device.no, token: self.token, versions: run.versions(&sender) };
             let (answer, begun) = oneshot::channel();
             let turn = Turn { done: course.done.take(), next: Next::Begin(claim, answer) };
             if outbox.send(turn).await.is_err() {
@@ -264,8 +262,7 @@ impl Session {
             pace: kept,
         };
         let release = Release { device: self.device, finish, next_at, pace };
-        let _closed_only_after_the_last_worker =
-            outbox.send(Turn { done, next: Next::Release(release) }).await;
+        let _closed_only_after_the_last_worker = outbox.send(Turn { done, next: Next::Release(release) }).await;
     }
 }
 

@@ -6,5 +6,6 @@ mod cli;
 mod flow;
 mod plugin_contract;
 mod queue_contract;
+mod retention;
 mod rooms;
 mod store_contract;

@@ -7,6 +7,7 @@ mod devices;
 mod housekeeping;
 mod messages;
 mod plugins;
+mod retention;
 mod sequences;
 mod settling;
 mod taking;

@@ -161,18 +161,17 @@ pub(super) async fn runs_to_close(pg: &Postgres) -> Result<Vec<(RunKey, Campaign
 pub(super) async fn retry_failed(pg: &Postgres, run: RunKey, limit: u32, now: Time) -> Result<u64> {
     repeating(|| async {
         let mut tx = pg.begin().await?;
-        // The lock keeps the campaign from being completed, or closed, at the same time.
-        let closed: Option<String> = pg
-            .scalar(
-                "SELECT c.status FROM runs r JOIN campaigns c ON c.id = r.campaign_id WHERE r.key = $1 FOR UPDATE OF c",
+        // The lock keeps the campaign from being completed, closed or pruned at the same time.
+        let owner: Option<(String, bool)> = pg
+            .rows(
+                "SELECT c.status, c.messages_pruned_at IS NOT NULL FROM runs r JOIN campaigns c ON c.id = r.campaign_id
+                 WHERE r.key = $1 FOR UPDATE OF c",
             )
             .bind(run.0)
             .fetch_optional(&mut *tx)
             .await?;
-        if let Some(status) = closed
-            && rows::closed_as(rows::campaign_status(&status)?).is_some()
-        {
-            return Err(StoreError::Conflict(format!("the campaign is {status}")));
+        if let Some((status, pruned)) = owner {
+            rows::may_be_reopened(&status, pruned)?;
         }
         let reopened: i64 = pg
             .scalar(

@@ -3,10 +3,10 @@
 use uuid::Uuid;
 
 use super::from_json;
-use super::{broken, time, to_u32, to_u64};
+use super::{broken, time, to_i32, to_u32, to_u64};
 use crate::campaign::{Campaign, CampaignEvent, CampaignSpec, CampaignStatus, Run, RunOwner, SendPlan, SpreadPolicy};
 use crate::clock::Time;
-use crate::id::{AudienceNo, CampaignId, RunKey, SequenceNo};
+use crate::id::{AudienceNo, CampaignId, MessageId, RunKey, SequenceNo};
 use crate::message::{Counts, code};
 use crate::store::{Result, StoreError};
 
@@ -23,6 +23,7 @@ from_row! {
         pub created_at: i64,
         pub launched_at: Option<i64>,
         pub finished_at: Option<i64>,
+        pub messages_pruned_at: Option<i64>,
     }
 }
 
@@ -38,6 +39,7 @@ impl CampaignSql {
             created_at: Time::from_ms(self.created_at),
             launched_at: time(self.launched_at),
             finished_at: time(self.finished_at),
+            messages_pruned_at: time(self.messages_pruned_at),
         })
     }
 }
@@ -64,8 +66,11 @@ pub fn closed_as(status: CampaignStatus) -> Option<i16> {
 /// Moves a campaign in memory as the store is about to move its row.
 ///
 /// # Errors
-/// `Conflict` when its status does not allow the event.
+/// `Conflict` when its status does not allow the event, or its messages are gone that it would send again.
 pub fn moved(mut campaign: Campaign, event: CampaignEvent, reason: Option<&str>, now: Time) -> Result<Campaign> {
+    if event == CampaignEvent::Reopen && campaign.messages_pruned_at.is_some() {
+        return Err(messages_are_gone());
+    }
     campaign.status = campaign.status.after(event).map_err(|e| StoreError::Conflict(e.to_string()))?;
     campaign.paused_reason = reason.filter(|_| campaign.status == CampaignStatus::Paused).map(str::to_owned);
     if matches!(event, CampaignEvent::Schedule | CampaignEvent::Start) {
@@ -73,6 +78,43 @@ pub fn moved(mut campaign: Campaign, event: CampaignEvent, reason: Option<&str>,
     }
     campaign.finished_at = campaign.status.is_final().then_some(now);
     Ok(campaign)
+}
+
+/// Whether failed messages may be put back into a campaign with this status.
+///
+/// # Errors
+/// `Conflict` when what is pending of it is closed, or its messages are gone.
+pub fn may_be_reopened(status: &str, pruned: bool) -> Result<()> {
+    if closed_as(campaign_status(status)?).is_some() {
+        return Err(StoreError::Conflict(format!("the campaign is {status}")));
+    }
+    if pruned { Err(messages_are_gone()) } else { Ok(()) }
+}
+
+fn messages_are_gone() -> StoreError {
+    StoreError::Conflict("the campaign's messages were removed, as its server keeps them for some days only".into())
+}
+
+/// A step of the removal of a run: which messages go, and how far the run is with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PruneStep {
+    /// Messages after this one go,
+    pub after: MessageId,
+    /// up to this one.
+    pub upto: MessageId,
+    /// The run's next cursor.
+    pub cursor: i32,
+    /// Whether nothing is left.
+    pub done: bool,
+}
+
+/// The step of at most `limit` numbers after `cursor`, of which `last` is the last.
+pub fn prune_step(run: RunKey, cursor: i32, last: i32, limit: u32) -> PruneStep {
+    let next = cursor.saturating_add(to_i32(limit.max(1)));
+    let done = next >= last;
+    let after = if cursor == 0 { run.first().0 - 1 } else { MessageId::new(run, to_u32(cursor.into())).0 };
+    let upto = if done { run.last() } else { MessageId::new(run, to_u32(next.into())) };
+    PruneStep { after: MessageId(after), upto, cursor: next, done }
 }
 
 from_row! {

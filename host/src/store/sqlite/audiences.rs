@@ -169,7 +169,7 @@ async fn prune_one(lite: &Sqlite, now: Time, limit: u32) -> Result<Option<u64>> 
         .scalar(
             "SELECT a.no FROM audiences a
              WHERE (a.state = 2 OR (a.state = 0 AND a.updated_at < $1))
-               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.audience_no = a.no)
+               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.audience_no = a.no AND r.pruned = 0)
              ORDER BY a.no LIMIT 1",
         )
         .bind(now.as_ms() - rows::UPLOAD_GIVEN_UP_MS)

@@ -5,7 +5,9 @@ use super::*;
 macro_rules! campaign_columns {
     ($rest:literal) => {
         concat!(
-            "SELECT id, spec, status, paused_reason, run_key, created_at, launched_at, finished_at FROM campaigns ",
+            "SELECT id, spec, status, paused_reason, run_key, created_at, launched_at, finished_at,
+                    messages_pruned_at
+             FROM campaigns ",
             $rest
         )
     };

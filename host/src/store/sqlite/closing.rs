@@ -139,21 +139,22 @@ pub(super) async fn runs_to_close(lite: &Sqlite) -> Result<Vec<(RunKey, Campaign
 
 pub(super) async fn retry_failed(lite: &Sqlite, run: RunKey, limit: u32, now: Time) -> Result<u64> {
     let mut tx = lite.begin().await?;
-    let status: Option<String> = lite
-        .scalar("SELECT c.status FROM runs r JOIN campaigns c ON c.id = r.campaign_id WHERE r.key = $1")
+    let owner: Option<(String, bool)> = lite
+        .rows(
+            "SELECT c.status, c.messages_pruned_at IS NOT NULL FROM runs r JOIN campaigns c ON c.id = r.campaign_id
+             WHERE r.key = $1",
+        )
         .bind(run.0)
         .fetch_optional(&mut *tx)
         .await?;
-    if let Some(status) = status
-        && rows::closed_as(rows::campaign_status(&status)?).is_some()
-    {
-        return Err(StoreError::Conflict(format!("the campaign is {status}")));
+    if let Some((status, pruned)) = owner {
+        rows::may_be_reopened(&status, pruned)?;
     }
     let reopened = lite
         .sql(
             "UPDATE messages SET status = 0, failures = 0, due_at = $4, finished_at = NULL WHERE id IN (
-                 SELECT id FROM messages INDEXED BY messages_in_trouble
-                 WHERE status IN (6, 7) AND status = 6 AND id BETWEEN $1 AND $2 ORDER BY id LIMIT $3)",
+                 SELECT id FROM messages INDEXED BY messages_not_sent
+                 WHERE status >= 6 AND status = 6 AND id BETWEEN $1 AND $2 ORDER BY id LIMIT $3)",
         )
         .bind(run.first().0)
         .bind(run.last().0)

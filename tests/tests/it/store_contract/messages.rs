@@ -115,9 +115,43 @@ async fn messages_are_listed_in_contact_order(t: Opened) {
     assert!(store.counts(&[]).await.unwrap().is_empty());
 }
 
+async fn what_waits_is_listed_device_by_device(t: Opened) {
+    let store = &*t.store;
+    let s = running(store, &["a", "b", "c"], 12).await;
+    let _other = running(store, &["a", "b"], 6).await;
+    let mut expected = Vec::new();
+    for (n, device) in s.devices.iter().enumerate() {
+        let waiting = s.ready(store, *device).await;
+        // In the order in which they will be sent, as far as it is known: those that wait for a time of their own among them.
+        store.defer(&waiting[n..=n], at(500), "quiet-hours").await.unwrap();
+        expected.extend(waiting);
+    }
+    let sent_one = expected.remove(4);
+    let device = s.devices[1];
+    s.send(store, sent_one, device, sent(), at(1)).await;
+    for limit in [1, 2, 5, 100] {
+        let (mut seen, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = store.messages(s.run.key, Some(MessageStatus::Pending), cursor, limit).await.unwrap();
+            assert!(
+                page.items.len() <= limit as usize && page.items.iter().all(|m| m.status == MessageStatus::Pending)
+            );
+            seen.extend(page.items.into_iter().map(|m| m.id));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, expected, "pages of {limit}");
+    }
+    let after_sent = store.messages(s.run.key, Some(MessageStatus::Pending), Some(sent_one), 100).await.unwrap();
+    assert_eq!(after_sent.items.len(), 7, "a cursor whose message was sent meanwhile still says where to go on");
+}
+
 super::on_every_store!(
     a_queue_is_filled_by_rank_then_by_age,
     devices_with_work_are_found_page_by_page,
     a_device_hands_its_messages_over,
     messages_are_listed_in_contact_order,
+    what_waits_is_listed_device_by_device,
 );
