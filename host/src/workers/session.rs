@@ -105,6 +105,8 @@ impl Session {
                 Answer::Uncertain => {
                     undo(pool, &self.device, self.token, message).await;
                     course.disposals.push((message, Disposal::PutBack(rank)));
+                    // A store that refuses is not asked again at once.
+                    course.next_at = pool.core.clock.monotonic() + BUSY;
                     break;
                 }
             };
