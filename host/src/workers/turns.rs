@@ -159,12 +159,12 @@ impl Pool {
             Err(error) => {
                 self.metrics.backend_error(Backend::Store);
                 tracing::warn!(error = %error, ends = ends.len(), begins = claims.len(), "a group was not written; trying again");
-                let applied = match ends.is_empty() {
-                    true => Vec::new(),
-                    false => match self.patiently(|| self.core.store.settle(ends)).await {
-                        Some(applied) => applied,
-                        None => self.settle_singly(ends).await,
-                    },
+                let applied = if ends.is_empty() {
+                    Vec::new()
+                } else if let Some(applied) = self.patiently(|| self.core.store.settle(ends)).await {
+                    applied
+                } else {
+                    self.settle_singly(ends).await
                 };
                 AnsweredTurn { applied, begun: claims.iter().map(|_| Answer::Uncertain).collect() }
             }

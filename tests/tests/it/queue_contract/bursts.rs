@@ -239,10 +239,10 @@ pub async fn no_message_is_lost_between_queue_and_processing(bed: &Bed) {
         assert!(step < 3000, "no end: {waiting:?}");
         let n = step as usize % devices.len();
         let (d, queue) = (&devices[n], &bed.queue);
-        let lease = if step % 7 == 0 { Duration::from_millis(5) } else { LONG };
+        let lease = if step.is_multiple_of(7) { Duration::from_millis(5) } else { LONG };
         match claim_burst(queue, d, lease, step % 9).await {
             // This holder dies.
-            Claimed::Messages { .. } if step % 7 == 0 => {}
+            Claimed::Messages { .. } if step.is_multiple_of(7) => {}
             Claimed::Messages { messages, token, .. } => {
                 let keep = messages.len().div_ceil(2);
                 let disposals: Vec<_> = messages

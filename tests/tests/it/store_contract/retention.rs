@@ -5,9 +5,9 @@ use carillon::store::{Store, StoreError};
 use carillon_tests::fleet::{Started, addresses, at, audience, running, sent};
 use carillon_tests::stores::Opened;
 
-/// A campaign over two devices whose five messages ended within four seconds: one failed, after a retry. Completed at 9 s.
-async fn finished(store: &dyn Store) -> Started {
-    let s = running(store, &["a", "b"], 5).await;
+/// A campaign over two devices whose five messages ended within six seconds: one failed, after a retry. Completed at 9 s.
+async fn finished(store: &dyn Store, devices: [&str; 2]) -> Started {
+    let s = running(store, &devices, 5).await;
     for device in &s.devices {
         for id in s.ready(store, *device).await {
             if id == s.message(3) {
@@ -16,7 +16,7 @@ async fn finished(store: &dyn Store) -> Started {
                 store.promote_due(at(3), 10).await.unwrap();
                 s.send(store, id, *device, Settled::Failed(Reason::new("invalid", "")), at(4)).await;
             } else {
-                s.send(store, id, *device, sent(), at(1)).await;
+                s.send(store, id, *device, sent(), at(if id < s.message(3) { 1 } else { 5 })).await;
             }
         }
     }
@@ -30,7 +30,7 @@ async fn counts(store: &dyn Store, run: RunKey) -> Counts {
 
 async fn messages_of_a_finished_campaign_go_step_by_step(t: Opened) {
     let other = t.again().await;
-    let (store, s) = (&*t.store, finished(&*t.store).await);
+    let (store, s) = (&*t.store, finished(&*t.store, ["a", "b"]).await);
     let expected = Counts { sent: 4, failed: 1, ..Counts::default() };
     assert_eq!(s.counts(store).await, expected);
     assert_eq!(store.attempts(s.message(3)).await.unwrap().len(), 2);
@@ -59,7 +59,7 @@ async fn messages_of_a_finished_campaign_go_step_by_step(t: Opened) {
 }
 
 async fn what_is_being_removed_is_not_tried_again(t: Opened) {
-    let (store, s) = (&*t.store, finished(&*t.store).await);
+    let (store, s) = (&*t.store, finished(&*t.store, ["a", "b"]).await);
     assert_eq!(store.prune_run(at(9), 1, at(100)).await.unwrap().unwrap().messages, 1);
     assert!(matches!(store.retry_failed(s.run.key, 10, at(101)).await, Err(StoreError::Conflict(_))));
     let reopened = store.move_campaign(s.campaign, S::Completed, E::Reopen, None, at(101)).await;
@@ -69,7 +69,7 @@ async fn what_is_being_removed_is_not_tried_again(t: Opened) {
 }
 
 async fn what_is_tried_again_is_not_removed(t: Opened) {
-    let (store, s) = (&*t.store, finished(&*t.store).await);
+    let (store, s) = (&*t.store, finished(&*t.store, ["a", "b"]).await);
     // The server that was asked to died before it reopened the campaign.
     assert_eq!(store.retry_failed(s.run.key, 10, at(20)).await.unwrap(), 1);
     assert_eq!(store.prune_run(at(1000), 10, at(1000)).await.unwrap(), None);
@@ -101,7 +101,7 @@ async fn open_messages_keep_a_run(t: Opened) {
 
 async fn other_runs_and_the_audience_stay_until_nothing_needs_them(t: Opened) {
     let store = &*t.store;
-    let old = finished(store).await;
+    let old = finished(store, ["a", "b"]).await;
     let current = audience(store, "people", &addresses(3)).await;
     let later = at(3 * 86_400);
     assert_eq!(store.prune_audiences(later, 100).await.unwrap(), 0, "its messages are shown");
@@ -120,8 +120,8 @@ async fn other_runs_and_the_audience_stay_until_nothing_needs_them(t: Opened) {
 async fn many_servers_remove_each_message_once(t: Opened) {
     let store = &*t.store;
     let mut runs = Vec::new();
-    for _ in 0..3 {
-        runs.push(finished(store).await);
+    for devices in [["a", "b"], ["c", "d"], ["e", "f"]] {
+        runs.push(finished(store, devices).await);
     }
     let servers: Vec<_> = (0..4)
         .map(|_| {
