@@ -158,6 +158,7 @@ impl Metrics {
 
     /// Attempts ended; `applied` says which of them counted.
     pub fn settled(&self, batch: &[Settlement], applied: &[bool]) {
+        let mut counts: Vec<(&'static str, u64)> = Vec::new();
         for (settlement, applied) in batch.iter().zip(applied) {
             if !applied {
                 self.stale.inc();
@@ -173,8 +174,14 @@ impl Metrics {
                 Settled::Retry { .. } => "retry",
                 Settled::Released => "released",
             };
-            self.messages.get_or_create(&Outcome { outcome }).inc();
+            match counts.iter_mut().find(|(known, _)| *known == outcome) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((outcome, 1)),
+            }
             self.attempt_seconds.observe(took(settlement.started_at, settlement.finished_at).as_secs_f64());
+        }
+        for (outcome, count) in counts {
+            self.messages.get_or_create(&Outcome { outcome }).inc_by(count);
         }
     }
 

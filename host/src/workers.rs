@@ -226,7 +226,7 @@ impl Pool {
         let Some(outbox) = self.outbox.lock().clone() else { return };
         let pool = self.clone();
         self.tasks.spawn(async move {
-            let (device, token) = (session.device.clone(), session.token);
+            let (device, token) = (session.device.clone(), session.lease.token());
             // The permit is given back when the last result has found its place: a store that is away stops new sends.
             if AssertUnwindSafe(session.run(&pool, &outbox)).catch_unwind().await.is_err() {
                 tracing::error!(device.id = %device.spec.id, "a worker panicked; its message will be taken over");

@@ -10,14 +10,13 @@ use crate::core::Core;
 use crate::device::Device;
 use crate::egress::{Body, Egress, EgressAnswer, EgressRequest};
 use crate::fleet::{Configured, Fleet, LiveRun};
-use crate::id::DeviceId;
 use crate::message::{Reason, Work};
 use crate::plugins::{
     Answer, CallContext, Content, DeviceFacts, HttpRequest, HttpResponse, MessageRef, Outbound, PluginBody,
     PluginFault, Progress, RecipientFacts, RenderJob, Step,
 };
 use crate::workers::accounts::AccountStates;
-use crate::workers::leases::Leases;
+use crate::workers::leases::{Lease, Leases};
 use crate::workers::verdict::Ended;
 
 /// Requests that one attempt may make.
@@ -33,8 +32,8 @@ pub struct Attempt {
     pub sender: Configured,
     /// The device.
     pub device: Arc<Device>,
-    /// The lease's token.
-    pub token: i64,
+    /// The device's lease.
+    pub lease: Arc<Lease>,
 }
 
 /// What an attempt came to.
@@ -131,8 +130,7 @@ impl Sending {
 
     /// The last look before bytes leave.
     fn stop_before_request(&self, attempt: &Attempt, left: bool) -> Option<Ended> {
-        let id: &DeviceId = &attempt.device.spec.id;
-        if !self.leases.holds(id, attempt.token, self.core.clock.monotonic()) {
+        if !attempt.lease.is_valid(self.core.clock.monotonic()) {
             return Some(if left {
                 Ended::Interrupted(Reason::new("lease-lost", "the device's lease was lost during the attempt"))
             } else {

@@ -70,10 +70,10 @@ impl Pool {
                         tracing::error!("a device was claimed without a permit");
                         continue;
                     };
-                    self.sending.leases.insert(id.clone(), token, first.0, valid_until);
+                    let lease = self.sending.leases.insert(id.clone(), token, first.0, valid_until);
                     let session = Session {
                         device: device.clone(),
-                        token,
+                        lease,
                         messages: messages.into(),
                         pace: Pace::parse(Some(pace.as_str()).filter(|p| !p.is_empty())),
                         depth,

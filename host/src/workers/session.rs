@@ -15,6 +15,7 @@ use crate::id::{DeviceId, MessageId};
 use crate::message::{Begun, Claim, Reason, Settled, Settlement};
 use crate::queue::{Disposal, Finish, Wake};
 use crate::workers::attempt::Attempt;
+use crate::workers::leases::Lease;
 use crate::workers::turns::{Answer, Done, Next, Release, Turn};
 use crate::workers::verdict::Facts;
 use crate::workers::{Pool, orphans, pacing};
@@ -30,8 +31,8 @@ const UNAVAILABLE: Duration = Duration::from_secs(30);
 pub struct Session {
     /// The device.
     pub device: Arc<Device>,
-    /// The lease's token.
-    pub token: i64,
+    /// The lease.
+    pub lease: Arc<Lease>,
     /// The messages with their ranks, in their order.
     pub messages: VecDeque<(MessageId, i64)>,
     /// The device's limiter.
@@ -68,7 +69,7 @@ impl Session {
         let until = now + SESSION;
         let mut course = Course { done: None, disposals: Vec::new(), next_at: now, paced: false, unsaved: None };
         while let Some((message, rank)) = self.messages.pop_front() {
-            if !pool.sending.leases.holds(&self.device.spec.id, self.token, pool.core.clock.monotonic()) {
+            if !self.lease.is_valid(pool.core.clock.monotonic()) {
                 self.messages.push_front((message, rank));
                 break;
             }
@@ -85,8 +86,9 @@ impl Session {
                     continue;
                 }
             };
-            pool.sending.leases.goes_on(&self.device.spec.id, self.token, message);
-            let claim = Claim { message, device: self.device.no, token: self.token, versions: run.versions(&sender) };
+            self.lease.goes_on(message);
+            let claim =
+                Claim { message, device: self.device.no, token: self.lease.token(), versions: run.versions(&sender) };
             let (answer, begun) = oneshot::channel();
             let turn = Turn { done: course.done.take(), next: Next::Begin(claim, answer) };
             if outbox.send(turn).await.is_err() {
@@ -103,14 +105,14 @@ impl Session {
                     continue;
                 }
                 Answer::Uncertain => {
-                    undo(pool, &self.device, self.token, message).await;
+                    undo(pool, &self.device, self.lease.token(), message).await;
                     course.disposals.push((message, Disposal::PutBack(rank)));
                     // A store that refuses is not asked again at once.
                     course.next_at = pool.core.clock.monotonic() + BUSY;
                     break;
                 }
             };
-            let attempt = Attempt { work, run, sender, device: self.device.clone(), token: self.token };
+            let attempt = Attempt { work, run, sender, device: self.device.clone(), lease: self.lease.clone() };
             self.attempt(pool, attempt, rank, &mut course).await;
             let now = pool.core.clock.monotonic();
             if course.next_at > now || now >= until {
@@ -229,7 +231,7 @@ impl Session {
             settlement: Settlement {
                 message: attempt.work.message,
                 device: device.no,
-                token: attempt.token,
+                token: attempt.lease.token(),
                 attempt: attempt.work.attempt,
                 versions: run.versions(&attempt.sender),
                 sequence: orphans::advance(run, &verdict.settled, now),
@@ -248,7 +250,7 @@ impl Session {
     }
 
     fn saved_pace(&self, next_at: Time) -> PaceUpdate {
-        PaceUpdate { device: self.device.no, token: self.token, next_at, pace: self.pace.to_saved() }
+        PaceUpdate { device: self.device.no, token: self.lease.token(), next_at, pace: self.pace.to_saved() }
     }
 
     async fn release(self, outbox: &mpsc::Sender<Turn>, course: Course) {
@@ -258,7 +260,7 @@ impl Session {
         disposals.extend(self.messages.iter().map(|(message, rank)| (*message, Disposal::PutBack(*rank))));
         let finish = Finish {
             device: self.device.spec.id.clone(),
-            token: self.token,
+            token: self.lease.token(),
             messages: disposals,
             next_in: Duration::ZERO,
             pace: kept,
