@@ -54,16 +54,23 @@ pub struct Alarm {
     wakes: broadcast::Receiver<Wake>,
     kinds: &'static [Wake],
     stop: CancellationToken,
+    woken: bool,
 }
 
 impl Alarm {
     /// An alarm for these kinds of wake-up.
     pub fn new(queue: &dyn Queue, kinds: &'static [Wake], stop: CancellationToken) -> Self {
-        Self { wakes: queue.subscribe(), kinds, stop }
+        Self { wakes: queue.subscribe(), kinds, stop, woken: true }
+    }
+
+    /// Whether the last sleep ended with a wake-up, or there was none yet.
+    pub fn woken(&self) -> bool {
+        self.woken
     }
 
     /// Sleeps until a wake-up or for `at_most`; `false` when the loop shall end.
     pub async fn sleep(&mut self, at_most: Duration) -> bool {
+        self.woken = false;
         let timer = tokio::time::sleep(at_most);
         tokio::pin!(timer);
         loop {
@@ -72,11 +79,15 @@ impl Alarm {
                 () = self.stop.cancelled() => return false,
                 wake = self.wakes.recv() => match wake {
                     Ok(wake) if self.kinds.contains(&wake) => {
+                        self.woken = true;
                         self.drain();
                         return true;
                     }
                     // Some were missed: one of them may have been for us.
-                    Err(broadcast::error::RecvError::Lagged(_)) => return true,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.woken = true;
+                        return true;
+                    }
                     Ok(_) => {}
                     Err(broadcast::error::RecvError::Closed) => {
                         (&mut timer).await;

@@ -1,8 +1,12 @@
 //! Loop 2: pending messages move to the devices' queues, in the order in which they should be sent, a window at a time.
 //!
 //! Two ways lead to a device's queue. The quick one: workers report a queue that runs low, and it is filled at once.
-//! The sure one: every few seconds (and after each wake-up) all devices with ready messages are walked through, which
-//! also fills a queue that lost its data. Adding is idempotent, so neither way needs to know of the other.
+//! The sure one: devices with ready messages are walked through, which also fills a queue that lost its data. Adding is
+//! idempotent, so neither way needs to know of the other.
+//!
+//! A wake-up says that something may be ready that was not before, so the walk that follows looks at every device; recovery
+//! sends one a minute for what nobody told. The walks in between, every few seconds, look at devices that the last ones
+//! have not seen to: a hundred thousand devices that wait for their turn cost nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,22 +27,31 @@ use crate::workers::pacing::LAZY;
 const PAGE: u32 = 1000;
 /// Deferred messages made ready in one statement.
 const PROMOTE: u32 = 1000;
-/// How long the processor rests at least between two walks, so that a burst of wake-ups costs one.
+/// How long the processor rests at least between two walks, so that a burst of wake-ups costs one. It rests as long as the
+/// walk took, too: while a large audience is expanded there is always another reason to walk.
 const REST: Duration = Duration::from_millis(100);
 
 /// Devices whose queues run low; bounded by the number of devices.
 #[derive(Default)]
 pub struct Requests {
     low: Mutex<HashSet<DeviceNo>>,
-    /// Devices whose whole backlog is in their queue: filling them would find nothing new until something changes.
-    exhausted: Mutex<HashSet<DeviceNo>>,
+    seen: Mutex<Seen>,
     notify: Notify,
+}
+
+/// What is known of devices' queues since something may last have become ready.
+#[derive(Default)]
+struct Seen {
+    /// Devices that were seen to; `true`: their whole backlog is in their queue, so that filling it would find nothing new.
+    devices: HashMap<DeviceNo, bool>,
+    /// Counts how often all was forgotten: what was read before is not noted after.
+    epoch: u64,
 }
 
 impl Requests {
     /// A device's queue runs low.
     pub fn request(&self, device: DeviceNo) {
-        if self.exhausted.lock().contains(&device) {
+        if self.seen.lock().devices.get(&device) == Some(&true) {
             return;
         }
         if self.low.lock().insert(device) {
@@ -46,8 +59,39 @@ impl Requests {
         }
     }
 
+    /// A device has a ready message that is in no queue.
+    pub fn changed(&self, device: DeviceNo) {
+        self.forget([device]);
+        self.request(device);
+    }
+
     fn take(&self) -> Vec<DeviceNo> {
         std::mem::take(&mut *self.low.lock()).into_iter().collect()
+    }
+
+    fn forget(&self, devices: impl IntoIterator<Item = DeviceNo>) {
+        let mut seen = self.seen.lock();
+        seen.epoch += 1;
+        for device in devices {
+            seen.devices.remove(&device);
+        }
+    }
+
+    fn forget_all(&self) {
+        let mut seen = self.seen.lock();
+        seen.epoch += 1;
+        seen.devices.clear();
+    }
+
+    fn epoch(&self) -> u64 {
+        self.seen.lock().epoch
+    }
+
+    fn note(&self, epoch: u64, devices: impl IntoIterator<Item = (DeviceNo, bool)>) {
+        let mut seen = self.seen.lock();
+        if seen.epoch == epoch {
+            seen.devices.extend(devices);
+        }
     }
 }
 
@@ -69,15 +113,24 @@ impl Processor {
         let mut alarm = Alarm::new(&*self.core.queue, &[Wake::Processor], stop.clone());
         let interval = Duration::from_millis(self.core.config.processor_interval_ms);
         let quick = tokio::spawn(self.clone().quick_loop(stop));
+        let mut place = (0, 0);
         loop {
-            let wait = match self.walk().await {
+            let started = self.core.clock.monotonic();
+            // Another place among the servers brings devices that others have seen to so far.
+            let now = self.fleet.place("processor");
+            if alarm.woken() || now != place {
+                self.requests.forget_all();
+            }
+            place = now;
+            let wait = match self.walk(place).await {
                 Ok(next_due) => next_due.map_or(interval, |d| d.clamp(REST, interval)),
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "queues were not filled; trying again");
                     Duration::from_millis(500).min(interval)
                 }
             };
-            tokio::time::sleep(REST.min(interval)).await;
+            let took = self.core.clock.monotonic().saturating_sub(started);
+            tokio::time::sleep(REST.max(took).min(interval)).await;
             if !alarm.sleep(wait).await {
                 break;
             }
@@ -104,27 +157,32 @@ impl Processor {
         }
     }
 
-    /// Makes due messages ready, then walks through every device with ready messages and fills the queues that are not
-    /// full. Returns when the next deferred message is due.
+    /// Makes due messages ready, then walks through the devices with ready messages that have not been seen to, and
+    /// fills the queues that are not full. Returns when the next deferred message is due. Several servers share the
+    /// walk: `place` is this one's, and their number.
     ///
     /// # Errors
     /// When store or queue are away.
-    pub async fn walk(&self) -> anyhow::Result<Option<Duration>> {
-        self.requests.exhausted.lock().clear();
+    pub async fn walk(&self, place: (u32, u32)) -> anyhow::Result<Option<Duration>> {
         let next_due = loop {
             let now = self.core.clock.now();
             let (devices, next) = self.core.store.promote_due(now, PROMOTE).await?;
-            if devices.is_empty() || next.is_none_or(|at| at > now) {
+            let more = !devices.is_empty();
+            self.requests.forget(devices);
+            if !more || next.is_none_or(|at| at > now) {
                 break next.map(|at| at - now);
             }
         };
-        // Several servers share the walk; each takes its part of the devices.
-        let (place, servers) = self.fleet.place("processor");
+        let (place, servers) = place;
         let mut after = None;
         loop {
             let page = self.core.store.devices_with_ready(after, PAGE).await?;
             after = page.last().copied();
-            let mine: Vec<_> = page.iter().copied().filter(|no| no.0.unsigned_abs() % servers == place).collect();
+            let mine: Vec<_> = {
+                let seen = self.requests.seen.lock();
+                let new = |no: &DeviceNo| !seen.devices.contains_key(no);
+                page.iter().copied().filter(|no| no.0.unsigned_abs() % servers == place).filter(new).collect()
+            };
             for batch in mine.chunks(self.batch()) {
                 self.fill_where_low(batch).await?;
             }
@@ -138,13 +196,12 @@ impl Processor {
         let known = self.fleet.devices(devices).await?;
         let (nos, ids): (Vec<_>, Vec<_>) =
             known.values().filter(|d| d.is_available()).map(|d| (d.no, d.spec.id.clone())).unzip();
+        let epoch = self.requests.epoch();
         let depths = self.core.queue.depths(&ids).await?;
-        let low: Vec<_> = nos
-            .into_iter()
-            .zip(depths)
-            .filter(|(_, depth)| depth.queued <= self.core.config.window / 2)
-            .map(|(no, _)| no)
-            .collect();
+        let half = self.core.config.window / 2;
+        let (low, full): (Vec<_>, Vec<_>) = nos.into_iter().zip(depths).partition(|(_, depth)| depth.queued <= half);
+        self.requests.note(epoch, full.into_iter().map(|(no, _)| (no, false)));
+        let low: Vec<_> = low.into_iter().map(|(no, _)| no).collect();
         if low.is_empty() { Ok(()) } else { self.fill(&low).await }
     }
 
@@ -154,6 +211,7 @@ impl Processor {
             return Ok(());
         }
         let window = self.core.config.window;
+        let epoch = self.requests.epoch();
         let asked = self.core.clock.monotonic();
         let found = self.core.store.top_up(devices, runs.ranked(), window).await?;
         let took = self.core.clock.monotonic().saturating_sub(asked);
@@ -161,16 +219,9 @@ impl Processor {
         let known = self.fleet.devices(devices).await?;
         let now = self.core.clock.now();
         let mut batch = Vec::with_capacity(found.len());
-        {
-            let mut exhausted = self.requests.exhausted.lock();
-            let with_work: HashMap<_, _> = found.iter().map(|t| (t.device, t.messages.len())).collect();
-            for no in devices {
-                let ready = with_work.get(no).copied().unwrap_or(0);
-                if ready < usize::try_from(window).unwrap_or(usize::MAX) {
-                    exhausted.insert(*no);
-                }
-            }
-        }
+        let ready: HashMap<_, _> = found.iter().map(|t| (t.device, t.messages.len())).collect();
+        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        let filled: Vec<_> = devices.iter().map(|no| (*no, ready.get(no).copied().unwrap_or(0) < window)).collect();
         for top_up in found {
             let Some(device) = known.get(&top_up.device).filter(|d| d.is_available()) else { continue };
             // A pace that the queue lost is known to within what is saved lazily.
@@ -184,6 +235,7 @@ impl Processor {
             self.core.queue.enqueue(&batch).await?;
             self.core.wake(Wake::Workers).await;
         }
+        self.requests.note(epoch, filled);
         Ok(())
     }
 

@@ -135,6 +135,8 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
     if applied.first() == Some(&true) {
         pool.metrics.settled(std::slice::from_ref(&settlement), &applied);
         pool.sending.fleet.note_final();
+        // It may be ready again, and is in no queue.
+        pool.processor.changed(left.device);
         tracing::info!(message.id = %left.message, host = %left.host, "settled an interrupted message");
     }
     Ok(())
