@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod fleet;
+pub mod plans;
 pub mod postgres;
 pub mod redis;
 pub mod server;

@@ -17,6 +17,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 #[derive(Debug)]
 pub struct Postgres {
     port: u16,
+    log: PathBuf,
     databases: AtomicU32,
     /// Databases that no test uses any more: the next test drops them, so that the folder stays small.
     finished: Mutex<Vec<String>>,
@@ -64,6 +65,14 @@ impl Postgres {
     /// # Errors
     /// When there are no binaries, or the server does not come up within half a minute; says what its log holds.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with these settings more, each as `name=value`.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
         let bin = binaries()?;
         let folder = tempfile::Builder::new().prefix("carillon-pg-").tempdir_in(roomy_memory_or_temp())?;
         // PostgreSQL refuses to run as root: then another user owns its folder.
@@ -108,6 +117,7 @@ impl Postgres {
             .args(["-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=10s"])
             // Shared memory as files of the folder: they go with it.
             .args(["-c", "dynamic_shared_memory_type=mmap"])
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .env("FOLDER", folder.path())
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -118,7 +128,18 @@ impl Postgres {
         // From here on the watchdog removes the folder.
         let folder = folder.keep();
         wait_until_ready(&folder)?;
-        Ok(Self { port, databases: AtomicU32::new(0), finished: Mutex::default(), _alive: alive })
+        let log = folder.join("log");
+        Ok(Self { port, log, databases: AtomicU32::new(0), finished: Mutex::default(), _alive: alive })
+    }
+
+    /// The file that the server writes its log to.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Makes a new, empty database, which stays as long as the server; returns its URL.
+    pub async fn database(&self) -> String {
+        self.url(&self.create_database().await)
     }
 
     async fn create_database(&self) -> String {
