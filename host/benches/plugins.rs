@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,14 +37,15 @@ struct World {
     bounds: CallContext,
     simulated: CallContext,
     url: CallContext,
+    campaign: Arc<str>,
     device: Device,
     recipient: Recipient,
 }
 
 impl World {
-    fn new(limits: PluginLimits) -> Self {
+    fn new(limits: PluginLimits, cache: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let host = PluginHost::new(limits, None).unwrap();
+        let host = PluginHost::new(limits, Some(cache)).unwrap();
         let load = |name: &str| {
             let bytes = Bytes::from_static(FIRST_PARTY.iter().find(|(n, _)| *n == name).unwrap().1);
             runtime.block_on(async {
@@ -62,6 +64,7 @@ impl World {
             bounds: context(r#"{"min_ms":1,"max_ms":2}"#),
             simulated: context("{}"),
             url: context(r#"{"url":"https://api.example.com/send","headers":{"authorization":"Bearer {{secret:K}}"}}"#),
+            campaign: "0199c0de-0000-7000-8000-000000000001".into(),
             device: Device {
                 no: DeviceNo(1),
                 spec: serde_json::from_str(spec).unwrap(),
@@ -78,9 +81,9 @@ impl World {
             runtime,
         };
         for _ in 0..WARM_UP {
-            let content = world.render();
-            world.start(&world.simulator, &world.simulated, content.clone());
-            world.start(&world.webhook, &world.url, content);
+            world.render(&world.facts());
+            world.start(&world.simulator, &world.simulated, world.facts(), content());
+            world.start(&world.webhook, &world.url, world.facts(), content());
             world.resume(&world.simulator, &world.simulated);
             world.resume(&world.webhook, &world.url);
             world.next_delay();
@@ -94,37 +97,23 @@ impl World {
         futures::executor::block_on(call)
     }
 
-    fn message(&self) -> MessageRef {
-        MessageRef {
-            id: 1_000_000_000_000_000_001_i64.to_string(),
-            campaign: "0199c0de-0000-7000-8000-000000000001".into(),
-            sequence_step: None,
-            attempt: 1,
-        }
-    }
-
-    fn job(&self) -> RenderJob {
-        RenderJob {
-            message: self.message(),
-            recipient: RecipientFacts::of(&self.recipient),
-            device: DeviceFacts::of(&self.device),
-            random: 7,
-        }
-    }
-
-    fn outbound(&self, content: Content) -> Outbound {
-        Outbound {
-            message: self.message(),
-            recipient: RecipientFacts::of(&self.recipient),
-            content,
-            device: DeviceFacts::of(&self.device),
-            account_state: String::new(),
+    /// What the calls for one message have in common, as a worker makes it.
+    fn facts(&self) -> Facts {
+        Facts {
+            message: Arc::new(MessageRef {
+                id: 1_000_000_000_000_000_001_i64.to_string(),
+                campaign: Arc::clone(&self.campaign),
+                sequence_step: None,
+                attempt: 1,
+            }),
+            recipient: Arc::new(RecipientFacts::of(&self.recipient)),
+            device: Arc::new(DeviceFacts::of(&self.device)),
         }
     }
 
     fn pace(&self) -> PaceFacts {
         PaceFacts {
-            device: DeviceFacts::of(&self.device),
+            device: Arc::new(DeviceFacts::of(&self.device)),
             minute_of_day: 600,
             sent_this_minute: 3,
             sent_this_hour: 40,
@@ -139,12 +128,14 @@ impl World {
         }
     }
 
-    fn render(&self) -> Content {
-        self.wait(self.jinja.render(&self.text, vec![self.job()])).unwrap().pop().unwrap().unwrap()
+    fn render(&self, facts: &Facts) -> Content {
+        self.wait(self.jinja.render(&self.text, vec![facts.job()])).unwrap().pop().unwrap().unwrap()
     }
 
-    fn start(&self, plugin: &Plugin, context: &CallContext, content: Content) {
-        black_box(self.wait(plugin.start(context, self.outbound(content))).unwrap());
+    fn start(&self, plugin: &Plugin, context: &CallContext, facts: Facts, content: Content) {
+        let Facts { message, recipient, device } = facts;
+        let outbound = Outbound { message, recipient, content, device, account_state: String::new() };
+        black_box(self.wait(plugin.start(context, outbound)).unwrap());
     }
 
     fn resume(&self, plugin: &Plugin, context: &CallContext) {
@@ -159,6 +150,21 @@ impl World {
     }
 }
 
+/// The arguments that calls for one message share.
+struct Facts {
+    message: Arc<MessageRef>,
+    recipient: Arc<RecipientFacts>,
+    device: Arc<DeviceFacts>,
+}
+
+impl Facts {
+    fn job(&self) -> RenderJob {
+        let (message, recipient, device) =
+            (Arc::clone(&self.message), Arc::clone(&self.recipient), Arc::clone(&self.device));
+        RenderJob { message, recipient, device, random: 7 }
+    }
+}
+
 /// 2026-12-01T09:00:00Z.
 const NOW: Time = Time::from_ms(1_796_115_600_000);
 
@@ -167,12 +173,16 @@ fn content() -> Content {
 }
 
 fn calls(group: &mut BenchmarkGroup<'_, WallTime>, world: &World) {
-    group.bench_function("jinja render", |b| b.iter(|| world.render()));
+    group.bench_function("jinja render", |b| b.iter(|| world.render(&world.facts())));
     for (name, plugin, context) in
         [("simulator", &world.simulator, &world.simulated), ("webhook", &world.webhook, &world.url)]
     {
         group.bench_function(format!("{name} start"), |b| {
-            b.iter_batched(content, |content| world.start(plugin, context, content), BatchSize::SmallInput);
+            b.iter_batched(
+                content,
+                |content| world.start(plugin, context, world.facts(), content),
+                BatchSize::SmallInput,
+            );
         });
         group.bench_function(format!("{name} resume"), |b| b.iter(|| world.resume(plugin, context)));
     }
@@ -180,14 +190,16 @@ fn calls(group: &mut BenchmarkGroup<'_, WallTime>, world: &World) {
 }
 
 fn plugins(criterion: &mut Criterion) {
-    let world = World::new(PluginLimits::default());
+    let cache = tempfile::tempdir().unwrap();
+    let world = World::new(PluginLimits::default(), cache.path());
     calls(&mut criterion.benchmark_group("reused"), &world);
 
     let mut group = criterion.benchmark_group("message");
     group.bench_function("four calls", |b| {
         b.iter(|| {
-            let content = world.render();
-            world.start(&world.simulator, &world.simulated, content);
+            let facts = world.facts();
+            let content = world.render(&facts);
+            world.start(&world.simulator, &world.simulated, facts, content);
             world.resume(&world.simulator, &world.simulated);
             world.next_delay();
         });
@@ -197,7 +209,9 @@ fn plugins(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("batch");
     group.throughput(Throughput::Elements(100));
     group.bench_function("jinja render of 100", |b| {
-        b.iter(|| world.wait(world.jinja.render(&world.text, (0..100).map(|_| world.job()).collect())).unwrap());
+        b.iter(|| {
+            world.wait(world.jinja.render(&world.text, (0..100).map(|_| world.facts().job()).collect())).unwrap()
+        });
     });
     group.finish();
 
@@ -206,11 +220,14 @@ fn plugins(criterion: &mut Criterion) {
         let named = |name: &str| {
             world.recipient.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str()).unwrap_or("")
         };
-        b.iter(|| Content { text: format!("Hi {}, see you in {}!", named(black_box("name")), named(black_box("city"))), ..content() });
+        b.iter(|| Content {
+            text: format!("Hi {}, see you in {}!", named(black_box("name")), named(black_box("city"))),
+            ..content()
+        });
     });
     group.finish();
 
-    let world = World::new(PluginLimits { calls_per_instance: 1, ..PluginLimits::default() });
+    let world = World::new(PluginLimits { calls_per_instance: 1, ..PluginLimits::default() }, cache.path());
     calls(&mut criterion.benchmark_group("fresh"), &world);
 }
 
