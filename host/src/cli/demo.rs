@@ -224,9 +224,14 @@ async fn sample(driver: &Driver, view: &CampaignView) -> anyhow::Result<String> 
     let device = device.items.first().context("the devices are gone")?;
     let context = CallContext { config: Arc::from(view.spec.template.config.get()), now: core.clock.now(), random: 0 };
     let job = RenderJob {
-        message: MessageRef { id: "sample".to_owned(), campaign: NAME.to_owned(), sequence_step: None, attempt: 1 },
-        recipient: RecipientFacts::of(&recipient),
-        device: DeviceFacts::of(device),
+        message: Arc::new(MessageRef {
+            id: "sample".to_owned(),
+            campaign: NAME.into(),
+            sequence_step: None,
+            attempt: 1,
+        }),
+        recipient: Arc::new(RecipientFacts::of(&recipient)),
+        device: Arc::new(DeviceFacts::of(device)),
         random: 0,
     };
     let rendered = plugin.render(&context, vec![job]).await?;

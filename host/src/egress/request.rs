@@ -121,15 +121,19 @@ pub(super) fn check(policy: &EgressPolicy, request: &EgressRequest) -> Result<Ta
         None => return Err(Refused::Url),
     };
 
-    let mut canonical = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let mut canonical = if host.contains(':') { Cow::from(format!("[{host}]")) } else { Cow::from(&host) };
     if port != default_port {
-        canonical = format!("{canonical}:{port}");
+        canonical = format!("{canonical}:{port}").into();
     }
+    // Most URLs have the one spelling already.
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    if authority.as_str() == canonical && path.starts_with('/') {
+        return Ok(Target::Http(HttpTarget { uri, host, port, https }));
+    }
     let slash = if path.starts_with('/') { "" } else { "/" };
     let uri = Uri::builder()
         .scheme(if https { "https" } else { "http" })
-        .authority(canonical)
+        .authority(canonical.as_ref())
         .path_and_query(format!("{slash}{path}"))
         .build()
         .map_err(|_| Refused::Url)?;

@@ -1,4 +1,5 @@
-//! What goes into a plugin and what comes out: plain owned values, as `wit/plugin.wit` describes them.
+//! What goes into a plugin and what comes out: plain values, as `wit/plugin.wit` describes them. What several calls for one
+//! message have in common is made once and shared.
 //!
 //! The derives teach the values to cross the component boundary. They are checked against a plugin's types at upload, so a
 //! difference to the WIT cannot go unnoticed: the first-party plugins would be refused.
@@ -29,7 +30,7 @@ pub struct CallContext {
 }
 
 /// The sending device, as far as plugins may know it.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(record)]
 pub struct DeviceFacts {
     /// The id that users gave it.
@@ -58,7 +59,7 @@ impl DeviceFacts {
 }
 
 /// The person or endpoint that a message goes to.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(record)]
 pub struct RecipientFacts {
     /// The address.
@@ -108,13 +109,13 @@ pub struct Content {
 }
 
 /// Which message this is.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(record)]
 pub struct MessageRef {
     /// Stable over retries: the idempotency key.
     pub id: String,
     /// The campaign or sequence.
-    pub campaign: String,
+    pub campaign: Arc<str>,
     /// The sequence's step, from 0.
     #[component(name = "sequence-step")]
     pub sequence_step: Option<u32>,
@@ -123,15 +124,15 @@ pub struct MessageRef {
 }
 
 /// One message to be made by a template.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(record)]
 pub struct RenderJob {
     /// Which one.
-    pub message: MessageRef,
+    pub message: Arc<MessageRef>,
     /// To whom.
-    pub recipient: RecipientFacts,
+    pub recipient: Arc<RecipientFacts>,
     /// The device that will send it.
-    pub device: DeviceFacts,
+    pub device: Arc<DeviceFacts>,
     /// Uniform over all u32; new for each job.
     pub random: u32,
 }
@@ -140,7 +141,7 @@ pub struct RenderJob {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PaceFacts {
     /// The device.
-    pub device: DeviceFacts,
+    pub device: Arc<DeviceFacts>,
     /// Minutes after midnight in the campaign's zone.
     pub minute_of_day: u32,
     /// Sends in this calendar minute.
@@ -406,17 +407,17 @@ pub enum Step {
 }
 
 /// A message to be sent.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(record)]
 pub struct Outbound {
     /// Which one.
-    pub message: MessageRef,
+    pub message: Arc<MessageRef>,
     /// To whom.
-    pub recipient: RecipientFacts,
+    pub recipient: Arc<RecipientFacts>,
     /// What it says.
     pub content: Content,
     /// The device that sends it.
-    pub device: DeviceFacts,
+    pub device: Arc<DeviceFacts>,
     /// What the plugin last kept for the device's account.
     #[component(name = "account-state")]
     pub account_state: String,

@@ -88,7 +88,7 @@ pub(super) enum Last {
 #[derive(ComponentType, Lower)]
 #[component(record)]
 pub(super) struct Pace {
-    device: DeviceFacts,
+    device: Arc<DeviceFacts>,
     #[component(name = "minute-of-day")]
     minute_of_day: u32,
     #[component(name = "sent-this-minute")]

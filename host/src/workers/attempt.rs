@@ -78,7 +78,16 @@ impl Sending {
                 return Ended::OutsideWindow(wait);
             }
         }
-        let content = match self.render(attempt).await {
+        let message = Arc::new(message_ref(attempt));
+        let recipient = Arc::new(RecipientFacts::of(&work.recipient));
+        let facts = Arc::new(DeviceFacts::of(device));
+        let job = RenderJob {
+            message: Arc::clone(&message),
+            recipient: Arc::clone(&recipient),
+            device: Arc::clone(&facts),
+            random: rand::random(),
+        };
+        let content = match self.render(&run.template, job).await {
             Ok(content) => content,
             Err(fault) => return Ended::FaultBefore("template", fault),
         };
@@ -86,10 +95,10 @@ impl Sending {
 
         let account = attempt.device.spec.account.as_deref().unwrap_or(device.spec.id.as_str());
         let outbound = Outbound {
-            message: message_ref(attempt),
-            recipient: RecipientFacts::of(&work.recipient),
+            message,
+            recipient,
             content,
-            device: DeviceFacts::of(device),
+            device: facts,
             account_state: self.accounts.get(attempt.sender.plugin.digest, account),
         };
         let deadline = Instant::now() + self.core.config.send_timeout();
@@ -141,14 +150,7 @@ impl Sending {
         (suppressed && !left).then_some(Ended::Suppressed)
     }
 
-    async fn render(&self, attempt: &Attempt) -> Result<Content, PluginFault> {
-        let job = RenderJob {
-            message: message_ref(attempt),
-            recipient: RecipientFacts::of(&attempt.work.recipient),
-            device: DeviceFacts::of(&attempt.device),
-            random: rand::random(),
-        };
-        let template = &attempt.run.template;
+    async fn render(&self, template: &Configured, job: RenderJob) -> Result<Content, PluginFault> {
         let mut rendered = template.plugin.render(&self.context(template), vec![job]).await?;
         match (rendered.pop(), rendered.is_empty()) {
             (Some(content), true) => content,
@@ -172,7 +174,7 @@ fn interrupted(left: bool, code: &str, detail: &str) -> Ended {
 fn message_ref(attempt: &Attempt) -> MessageRef {
     MessageRef {
         id: attempt.work.message.to_string(),
-        campaign: attempt.run.campaign.to_string(),
+        campaign: Arc::clone(&attempt.run.campaign),
         sequence_step: attempt.run.step.map(|s| s.step),
         attempt: attempt.work.attempt,
     }
@@ -201,7 +203,7 @@ fn plugin_answer(answer: EgressAnswer) -> Answer {
             body: if response.body.is_empty() {
                 PluginBody::Empty
             } else {
-                match String::from_utf8(response.body.to_vec()) {
+                match String::from_utf8(response.body.into()) {
                     Ok(text) => PluginBody::Text(text),
                     Err(bytes) => PluginBody::Bytes(bytes.into_bytes()),
                 }

@@ -1,6 +1,7 @@
 //! When a device may send next: what its delay strategy says, clamped by what no plugin can bypass. No I/O but the
 //! plugin's call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -81,11 +82,17 @@ pub fn must_last(wait: Duration, caps: &Caps) -> bool {
 }
 
 fn facts(run: &LiveRun, pace: &Pace, send: &Send<'_>) -> PaceFacts {
-    let zone = run.run.plan.window.as_ref().map_or("UTC", |w| w.zone.as_str());
-    let local = send.now.to_timestamp().in_tz(zone).map(|z| z.time()).unwrap_or_default();
+    // Most campaigns have no window and are paced in UTC, which takes no time zone to be looked up.
+    let minute_of_day = match &run.run.plan.window {
+        None => send.now.as_ms().div_euclid(60_000).rem_euclid(24 * 60),
+        Some(window) => {
+            let local = send.now.to_timestamp().in_tz(&window.zone).map(|z| z.time()).unwrap_or_default();
+            i64::from(local.hour()) * 60 + i64::from(local.minute())
+        }
+    };
     PaceFacts {
-        device: DeviceFacts::of(send.device),
-        minute_of_day: u32::try_from(i32::from(local.hour()) * 60 + i32::from(local.minute())).unwrap_or(0),
+        device: Arc::new(DeviceFacts::of(send.device)),
+        minute_of_day: u32::try_from(minute_of_day).unwrap_or(0),
         sent_this_minute: pace.in_minute,
         sent_this_hour: pace.in_hour,
         sent_today: pace.in_day,

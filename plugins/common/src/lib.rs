@@ -1,4 +1,7 @@
-//! What the first-party plugins share: configurations that are parsed once, and random numbers that follow from the call's own.
+//! What the first-party plugins share: configurations that are parsed once, random numbers that follow from the call's own, and
+//! a heap for short calls.
+
+mod heap;
 
 use std::cell::RefCell;
 use std::rc::Rc;

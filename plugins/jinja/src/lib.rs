@@ -1,9 +1,10 @@
 //! Messages from Jinja templates: variables, filters, conditionals, and variants by the recipient's language.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use common::{Cache, Random};
-use minijinja::value::{Rest, Value};
+use minijinja::value::{Object, Rest, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 use serde::Deserialize;
 
@@ -106,7 +107,7 @@ impl Compiled {
 
     fn render(&self, job: Job) -> Result<Content, PluginError> {
         let parts = self.variant(job.recipient.locale.as_deref());
-        let ctx = context(job);
+        let ctx = Value::from_object(Root(job));
         let subject = parts.subject.as_ref().or(self.base.subject.as_ref());
         let media = parts.media.as_ref().or(self.base.media.as_ref());
         Ok(Content {
@@ -179,38 +180,40 @@ fn add(env: &mut Environment<'static>, prefix: &str, texts: Texts) -> Result<Par
     })
 }
 
-fn context(job: Job) -> Value {
-    let Job { message, recipient, device, random } = job;
-    let optional = |text: Option<String>| text.map_or(Value::from(()), Value::from);
-    let vars = Value::from_pairs(recipient.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let mut root: BTreeMap<String, Value> =
-        recipient.variables.into_iter().map(|(name, value)| (name, value.into())).collect();
-    #[cfg(feature = "greetings")]
-    root.entry("greeting".to_owned()).or_insert_with(|| greeting::of(recipient.zone.as_deref()).into());
-    let recipient = Value::from_pairs([
-        ("address", recipient.address.into()),
-        ("locale", optional(recipient.locale)),
-        ("zone", optional(recipient.zone)),
-    ]);
-    let device = Value::from_pairs([("id", Value::from(device.id)), ("channel", device.channel.into())]);
-    let message = Value::from_pairs([
-        ("id", Value::from(message.id)),
-        ("campaign", message.campaign.into()),
-        ("step", message.sequence_step.map_or(Value::from(()), Value::from)),
-        ("attempt", message.attempt.into()),
-    ]);
-    for (name, value) in RESERVED.into_iter().zip([recipient, device, message, vars, random.into()]) {
-        root.insert(name.to_owned(), value);
-    }
-    Value::from_object(Root(root))
-}
-
+/// What a template sees. Values are made when it asks for them: most templates use two or three.
 #[derive(Debug)]
-struct Root(BTreeMap<String, Value>);
+struct Root(Job);
 
-impl minijinja::value::Object for Root {
-    fn get_value(self: &std::sync::Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get(key.as_str()?).cloned()
+impl Object for Root {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let Job { message, recipient, device, random } = &self.0;
+        let optional = |text: &Option<String>| text.as_deref().map_or(Value::from(()), Value::from);
+        let name = key.as_str()?;
+        let value = match name {
+            "recipient" => Value::from_pairs([
+                ("address", Value::from(recipient.address.as_str())),
+                ("locale", optional(&recipient.locale)),
+                ("zone", optional(&recipient.zone)),
+            ]),
+            "device" => Value::from_pairs([("id", device.id.as_str()), ("channel", device.channel.as_str())]),
+            "message" => Value::from_pairs([
+                ("id", Value::from(message.id.as_str())),
+                ("campaign", message.campaign.as_str().into()),
+                ("step", message.sequence_step.map_or(Value::from(()), Value::from)),
+                ("attempt", message.attempt.into()),
+            ]),
+            "vars" => {
+                Value::from_pairs(recipient.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            }
+            "random" => (*random).into(),
+            _ => match recipient.variables.iter().rev().find(|(variable, _)| variable == name) {
+                Some((_, value)) => value.as_str().into(),
+                #[cfg(feature = "greetings")]
+                None if name == "greeting" => greeting::of(recipient.zone.as_deref()).into(),
+                None => return None,
+            },
+        };
+        Some(value)
     }
 }
 

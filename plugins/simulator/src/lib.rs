@@ -140,21 +140,23 @@ impl Sender for Simulator {
         let mut random = Random::new(ctx.random);
         let reply = config.decide(random.unit());
         let wait_ms = random.between(config.latency_ms.min, config.latency_ms.max);
-        let answer: Value = match reply {
-            Reply::NotSent => "not-sent".into(),
-            Reply::Unanswered => "unanswered".into(),
+        let answer = match reply {
+            Reply::NotSent => r#""not-sent""#.to_owned(),
+            Reply::Unanswered => r#""unanswered""#.to_owned(),
             Reply::Status(TOO_MANY) => json!({
                 "status": TOO_MANY,
                 "headers": [["retry-after", (config.retry_after_ms / 1000.0).ceil().to_string()]],
                 "body": json!({ "retry_after_ms": config.retry_after_ms }).to_string(),
-            }),
-            Reply::Status(status) => json!({ "status": status }),
+            })
+            .to_string(),
+            Reply::Status(status) => format!(r#"{{"status":{status}}}"#),
         };
         let request = HttpRequest {
             method: "POST".into(),
             url: "simulator://send".into(),
             headers: vec![("idempotency-key".into(), message.message.id.clone())],
-            body: Body::Text(json!({ "wait_ms": wait_ms, "answer": answer }).to_string()),
+            // A finite float is written as JSON writes it.
+            body: Body::Text(format!(r#"{{"wait_ms":{wait_ms},"answer":{answer}}}"#)),
             timeout_ms: config.latency_ms.max + 5000.0,
         };
         Ok(Progress { step: Step::Request(Round { request, state: message.message.id }), account_state: None })

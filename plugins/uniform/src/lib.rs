@@ -1,6 +1,6 @@
 //! The classic delay: a uniform random time between a minimum and a maximum.
 
-use common::Random;
+use common::{Cache, Random};
 use serde::Deserialize;
 
 use crate::bindings::carillon::plugin::types::{Context, PluginError};
@@ -15,6 +15,21 @@ mod bindings {
 struct Config {
     min_ms: f64,
     max_ms: f64,
+}
+
+impl Config {
+    fn read(text: &str) -> Result<Self, PluginError> {
+        let config: Self = common::parse(text).map_err(PluginError::InvalidConfig)?;
+        if 0.0 <= config.min_ms && config.min_ms <= config.max_ms {
+            Ok(config)
+        } else {
+            Err(PluginError::InvalidConfig("min_ms must be 0 or more and not greater than max_ms".into()))
+        }
+    }
+}
+
+thread_local! {
+    static CONFIGS: Cache<Config> = const { Cache::new() };
 }
 
 struct Uniform;
@@ -36,11 +51,9 @@ impl Describe for Uniform {
 
 impl Delay for Uniform {
     fn next_delay(ctx: Context, _pace: Pace, _state: String) -> Result<Next, PluginError> {
-        let Config { min_ms, max_ms } = common::parse(&ctx.config).map_err(PluginError::InvalidConfig)?;
-        if !(0.0 <= min_ms && min_ms <= max_ms) {
-            return Err(PluginError::InvalidConfig("min_ms must be 0 or more and not greater than max_ms".into()));
-        }
-        Ok(Next { delay_ms: Random::new(ctx.random).between(min_ms, max_ms), state: String::new() })
+        let config = CONFIGS.with(|c| c.get(&ctx.config, Config::read))?;
+        let delay_ms = Random::new(ctx.random).between(config.min_ms, config.max_ms);
+        Ok(Next { delay_ms, state: String::new() })
     }
 }
 

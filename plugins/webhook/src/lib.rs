@@ -1,11 +1,14 @@
 //! Any HTTP API that takes one message per request, by configuration.
 
+use std::sync::Arc;
+
 use common::Cache;
-use minijinja::value::{Serde, Value};
+use minijinja::value::{Object, Serde, Value};
+use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use crate::bindings::carillon::plugin::sending::{Answer, Body, HttpRequest, Outbound, Progress, Round, Step};
-use crate::bindings::carillon::plugin::types::{Context, PluginError};
+use crate::bindings::carillon::plugin::types::{Context, Media, PluginError};
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
 use crate::config::Compiled;
@@ -41,13 +44,15 @@ impl Sender for Webhook {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
         let compiled = CONFIGS.with(|c| c.get(&ctx.config, Compiled::read))?;
         let config = &compiled.config;
-        let values = values(&message)?;
+        let message = Arc::new(Values(message));
+        let values = Value::from_dyn_object(Arc::clone(&message));
+        let message = &message.0;
         let url = compiled.url(&values)?;
         let mut headers = compiled.headers(&values)?;
         let body = match compiled.body(&values)? {
             Some(body) => Body::Text(body),
             None if config.method == "GET" => Body::Empty,
-            None => Body::Text(default_body(&message)),
+            None => Body::Text(default_body(message)?),
         };
         let has = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
         let typed = has("content-type") || matches!(body, Body::Empty);
@@ -56,7 +61,7 @@ impl Sender for Webhook {
             headers.push(("Content-Type".into(), config.content_type.clone()));
         }
         if !keyed {
-            headers.push((config.idempotency_header.clone(), message.message.id));
+            headers.push((config.idempotency_header.clone(), message.message.id.clone()));
         }
         let request = HttpRequest { method: config.method.clone(), url, headers, body, timeout_ms: config.timeout_ms };
         Ok(Progress { step: Step::Request(Round { request, state: String::new() }), account_state: None })
@@ -68,57 +73,74 @@ impl Sender for Webhook {
     }
 }
 
-/// What templates can use.
-fn values(message: &Outbound) -> Result<Value, PluginError> {
-    let Outbound { message, recipient, content, device, .. } = message;
-    let adapter: Json = serde_json::from_str(&device.adapter)
-        .map_err(|_| PluginError::InvalidInput("the device's adapter settings are not JSON".into()))?;
-    let named = |attributes: &[(String, String)]| {
-        Value::from_pairs(attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-    };
-    let optional = |text: &Option<String>| text.as_deref().map_or(Value::from(()), Value::from);
-    let media = content.media.iter().map(|media| {
-        Value::from_pairs([("kind", Value::from(media.kind.as_str())), ("url", media.url.as_str().into())])
-    });
-    Ok(Value::from_pairs([
-        ("id", Value::from(message.id.as_str())),
-        ("to", recipient.address.as_str().into()),
-        ("text", content.text.as_str().into()),
-        ("subject", optional(&content.subject)),
-        ("media", media.collect()),
-        ("attributes", named(&content.attributes)),
-        ("device", device.id.as_str().into()),
-        ("channel", device.channel.as_str().into()),
-        ("adapter", Value::from(Serde(adapter))),
-        ("campaign", message.campaign.as_str().into()),
-        ("step", message.sequence_step.map_or(Value::from(()), Value::from)),
-        ("attempt", message.attempt.into()),
-        ("locale", optional(&recipient.locale)),
-        ("vars", named(&recipient.variables)),
-    ]))
+/// What templates see. Values are made when they ask for them: most templates use a few.
+#[derive(Debug)]
+struct Values(Outbound);
+
+impl Object for Values {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let Outbound { message, recipient, content, device, .. } = &self.0;
+        let named = |attributes: &[(String, String)]| {
+            Value::from_pairs(attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        };
+        let optional = |text: &Option<String>| text.as_deref().map_or(Value::from(()), Value::from);
+        let media = |media: &Media| Value::from_pairs([("kind", media.kind.as_str()), ("url", media.url.as_str())]);
+        Some(match key.as_str()? {
+            "id" => message.id.as_str().into(),
+            "to" => recipient.address.as_str().into(),
+            "text" => content.text.as_str().into(),
+            "subject" => optional(&content.subject),
+            "media" => content.media.iter().map(media).collect(),
+            "attributes" => named(&content.attributes),
+            "device" => device.id.as_str().into(),
+            "channel" => device.channel.as_str().into(),
+            "adapter" => Value::from(Serde(serde_json::from_str::<Json>(&device.adapter).ok()?)),
+            "campaign" => message.campaign.as_str().into(),
+            "step" => message.sequence_step.map_or(Value::from(()), Value::from),
+            "attempt" => message.attempt.into(),
+            "locale" => optional(&recipient.locale),
+            "vars" => named(&recipient.variables),
+            _ => return None,
+        })
+    }
 }
 
-fn default_body(message: &Outbound) -> String {
+/// The body when the configuration has no template of one.
+#[derive(Serialize)]
+struct DefaultBody<'a> {
+    id: &'a str,
+    to: &'a str,
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    media: Vec<Attachment<'a>>,
+    device: &'a str,
+    campaign: &'a str,
+    attempt: u32,
+    attributes: Map<String, Json>,
+}
+
+#[derive(Serialize)]
+struct Attachment<'a> {
+    kind: &'a str,
+    url: &'a str,
+}
+
+fn default_body(message: &Outbound) -> Result<String, PluginError> {
     let Outbound { message, recipient, content, device, .. } = message;
-    let attributes: Map<String, Json> =
-        content.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
-    let mut body = Map::new();
-    let mut put = |name: &str, value: Json| body.insert(name.to_owned(), value);
-    put("id", message.id.as_str().into());
-    put("to", recipient.address.as_str().into());
-    put("text", content.text.as_str().into());
-    if let Some(subject) = &content.subject {
-        put("subject", subject.as_str().into());
-    }
-    if !content.media.is_empty() {
-        let media = content.media.iter().map(|m| serde_json::json!({ "kind": m.kind, "url": m.url })).collect();
-        put("media", media);
-    }
-    put("device", device.id.as_str().into());
-    put("campaign", message.campaign.as_str().into());
-    put("attempt", message.attempt.into());
-    put("attributes", attributes.into());
-    Json::Object(body).to_string()
+    serde_json::to_string(&DefaultBody {
+        id: &message.id,
+        to: &recipient.address,
+        text: &content.text,
+        subject: content.subject.as_deref(),
+        media: content.media.iter().map(|m| Attachment { kind: &m.kind, url: &m.url }).collect(),
+        device: &device.id,
+        campaign: &message.campaign,
+        attempt: message.attempt,
+        attributes: content.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
+    })
+    .map_err(|e| PluginError::Internal(e.to_string()))
 }
 
 bindings::export!(Webhook with_types_in bindings);

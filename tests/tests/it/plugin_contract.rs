@@ -71,15 +71,15 @@ fn recipient() -> RecipientFacts {
 
 fn outbound() -> Outbound {
     Outbound {
-        message: message(),
-        recipient: recipient(),
+        message: message().into(),
+        recipient: recipient().into(),
         content: Content {
             text: "Hi \"Ada\"\n& you".into(),
             subject: None,
             media: Vec::new(),
             attributes: vec![("kind".into(), "promo".into())],
         },
-        device: device(),
+        device: device().into(),
         account_state: String::new(),
     }
 }

@@ -67,21 +67,31 @@ async fn once(plugin: &Plugin, context: &CallContext) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn message() -> MessageRef {
-    MessageRef { id: "1000000000000000001".to_owned(), campaign: "sample".to_owned(), sequence_step: None, attempt: 1 }
+fn message() -> Arc<MessageRef> {
+    Arc::new(MessageRef {
+        id: "1000000000000000001".to_owned(),
+        campaign: "sample".into(),
+        sequence_step: None,
+        attempt: 1,
+    })
 }
 
-fn recipient() -> RecipientFacts {
-    RecipientFacts {
+fn recipient() -> Arc<RecipientFacts> {
+    Arc::new(RecipientFacts {
         address: "+12025550101".to_owned(),
         locale: Some("en-US".to_owned()),
         zone: Some("America/New_York".to_owned()),
         variables: vec![("name".to_owned(), "Ada".to_owned()), ("city".to_owned(), "Washington".to_owned())],
-    }
+    })
 }
 
-fn device() -> DeviceFacts {
-    DeviceFacts { id: "dev-1".to_owned(), channel: "sms".to_owned(), adapter: "{}".to_owned(), attributes: Vec::new() }
+fn device() -> Arc<DeviceFacts> {
+    Arc::new(DeviceFacts {
+        id: "dev-1".to_owned(),
+        channel: "sms".to_owned(),
+        adapter: "{}".to_owned(),
+        attributes: Vec::new(),
+    })
 }
 
 fn pace() -> PaceFacts {

@@ -55,7 +55,7 @@ async fn uniform_stays_between_its_bounds_and_repeats_with_the_same_dice() {
 async fn render(config: Value, locale: Option<&str>) -> Result<Content, PluginFault> {
     let mut recipient = recipient();
     recipient.locale = locale.map(str::to_owned);
-    let job = RenderJob { message: message(), recipient, device: device(), random: 7 };
+    let job = RenderJob { message: message().into(), recipient: recipient.into(), device: device().into(), random: 7 };
     let plugin = first_party("jinja").await;
     plugin.check_config(&config.to_string()).unwrap();
     let mut contents = plugin.render(&ctx(config.to_string()), vec![job]).await?;
@@ -127,7 +127,7 @@ async fn jinja_answers_a_batch_job_by_job_and_knows_its_variables() {
     let job = |variables: &[(&str, &str)]| {
         let mut recipient = recipient();
         recipient.variables = variables.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
-        RenderJob { message: message(), recipient, device: device(), random: 1 }
+        RenderJob { message: message().into(), recipient: recipient.into(), device: device().into(), random: 1 }
     };
     let good = job(&[("name", "Ada"), ("code", "1"), ("city", "Prato")]);
     let answers = plugin.render(&config, vec![good.clone(), job(&[("name", "Bob")]), good]).await.unwrap();
@@ -206,37 +206,4 @@ async fn the_simulator_keeps_to_its_shares_over_many_sends() {
     }
     assert!(plugin.check_config(r#"{"transient_rate":2}"#).is_err());
     assert!(plugin.check_config(r#"{"transient":0.5}"#).is_err());
-}
-
-/// What a call costs: `cargo test -p carillon-tests --test it -- --ignored --nocapture calls_take`.
-#[tokio::test]
-#[ignore = "measures"]
-async fn calls_take_microseconds() {
-    const CALLS: u32 = 20_000;
-    let jinja = first_party("jinja").await;
-    let webhook = first_party("webhook").await;
-    let uniform = first_party("uniform").await;
-    let text = ctx(r#"{"text":"Hi {{ name }}, see you in {{ city }}!"}"#);
-    let url = ctx(r#"{"url":"https://api.example.com/send","headers":{"authorization":"Bearer {{secret:K}}"}}"#);
-    let bounds = ctx(r#"{"min_ms":1,"max_ms":2}"#);
-    for round in ["warm-up", "measured"] {
-        for _ in 0..CALLS {
-            let job = RenderJob { message: message(), recipient: recipient(), device: device(), random: 7 };
-            jinja.render(&text, vec![job]).await.unwrap();
-            webhook.start(&url, outbound()).await.unwrap();
-            let answer =
-                HttpResponse { status: 200, headers: Vec::new(), body: PluginBody::Text(r#"{"id":"m-1"}"#.into()) };
-            webhook.resume(&url, "", Answer::Response(answer)).await.unwrap();
-            uniform.next_delay(&bounds, pace(), "").await.unwrap();
-        }
-        for (plugin, function) in
-            [(&jinja, "render"), (&webhook, "start"), (&webhook, "resume"), (&uniform, "next-delay")]
-        {
-            let stats = *plugin.stats().of(function).unwrap();
-            println!(
-                "{round}: {function} {:.1} µs on average since the start",
-                stats.total_us as f64 / stats.calls as f64
-            );
-        }
-    }
 }

@@ -12,7 +12,7 @@ use super::{ctx, device, embedded, host, load, outbound};
 
 pub fn pace() -> PaceFacts {
     PaceFacts {
-        device: device(),
+        device: device().into(),
         minute_of_day: 540,
         sent_this_minute: 1,
         sent_this_hour: 2,
