@@ -146,32 +146,48 @@ pub enum LastOutcome {
     Throttled,
 }
 
-/// The memory of a device's limiter: travels with its lease in the queue, as JSON, and is saved in the store.
+/// The memory of a device's limiter: travels with its lease in the queue, as JSON, and is saved in the store. It does so
+/// with each send, so its names are short and what is zero is left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pace {
     /// The calendar minute (ms since the epoch / 60,000) that `in_minute` counts.
+    #[serde(rename = "m", alias = "minute", skip_serializing_if = "is_default")]
     pub minute: i64,
     /// Sends in that minute.
+    #[serde(rename = "im", alias = "in_minute", skip_serializing_if = "is_default")]
     pub in_minute: u32,
     /// The hour that `in_hour` counts.
+    #[serde(rename = "h", alias = "hour", skip_serializing_if = "is_default")]
     pub hour: i64,
     /// Sends in that hour.
+    #[serde(rename = "ih", alias = "in_hour", skip_serializing_if = "is_default")]
     pub in_hour: u32,
     /// The day (UTC) that `in_day` counts.
+    #[serde(rename = "d", alias = "day", skip_serializing_if = "is_default")]
     pub day: i64,
     /// Sends on that day.
+    #[serde(rename = "id", alias = "in_day", skip_serializing_if = "is_default")]
     pub in_day: u32,
     /// The day (UTC) of the device's first send.
+    #[serde(rename = "f", alias = "first_day", skip_serializing_if = "is_default")]
     pub first_day: Option<i64>,
     /// Failures since the last success.
+    #[serde(rename = "x", alias = "failures_in_a_row", skip_serializing_if = "is_default")]
     pub failures_in_a_row: u32,
     /// The last delay, in milliseconds.
+    #[serde(rename = "w", alias = "last_delay_ms", skip_serializing_if = "is_default")]
     pub last_delay_ms: u64,
     /// What the last send came to.
+    #[serde(rename = "o", alias = "last_outcome", skip_serializing_if = "is_default")]
     pub last_outcome: LastOutcome,
     /// What each run's delay strategy keeps for this device; at most [`Pace::MAX_STATES`], the newest.
+    #[serde(rename = "s", alias = "states", skip_serializing_if = "is_default")]
     pub states: BTreeMap<RunKey, String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 const MINUTE_MS: i64 = 60_000;
@@ -292,6 +308,19 @@ mod tests {
         assert_eq!(pace.capped_for(&caps, next_minute), Duration::ZERO);
         pace.count(next_minute);
         assert_eq!(pace.capped_for(&caps, next_minute), Duration::from_secs(59 * 60));
+    }
+
+    #[test]
+    fn the_saved_form_is_short_and_the_long_one_is_still_read() {
+        let mut pace = Pace { last_delay_ms: 10_000, last_outcome: LastOutcome::Sent, ..Pace::default() };
+        pace.count(Time::from_ms(1_900_000_000_000));
+        let saved = pace.to_saved();
+        assert!(saved.len() <= 90, "{saved}");
+        assert_eq!(Pace::parse(Some(&saved)), pace);
+        let long = r#"{"minute":31666666,"in_minute":1,"hour":527777,"in_hour":1,"day":21990,"in_day":1,"first_day":21990,
+            "failures_in_a_row":0,"last_delay_ms":10000,"last_outcome":"sent","states":{}}"#;
+        assert_eq!(Pace::parse(Some(long)), pace);
+        assert_eq!(Pace::default().to_saved(), "{}");
     }
 
     #[test]

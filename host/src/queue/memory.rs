@@ -1,7 +1,9 @@
 //! The in-process queue: the same rules in one process, for one machine without Redis. It starts empty, and is gone with
 //! the process; the processor fills it from the store.
 
+mod moment;
 mod state;
+mod waiting;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
+use self::moment::Moment;
 use self::state::{Now, State};
 use super::{
     Claimed, DeviceMetrics, Disposal, Enqueue, Finish, Finished, MetricsDelta, Queue, QueueDepth, QueueHealth, Ready,
@@ -47,7 +50,8 @@ impl MemoryQueue {
         self.calls.fetch_add(commands as u64, Ordering::Relaxed);
         let mut state = self.state.lock();
         // Read under the lock, so that time does not run backwards between two callers.
-        let now = Now { at: self.clock.monotonic(), wall_us: self.clock.now().as_ms().saturating_mul(1000) };
+        let now =
+            Now { at: Moment::of(self.clock.monotonic()), wall_us: self.clock.now().as_ms().saturating_mul(1000) };
         work(&mut state, now)
     }
 }
