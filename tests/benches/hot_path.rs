@@ -43,8 +43,12 @@ async fn turns(opened: &Opened, iterations: u64, round: &mut usize) -> Duration 
             if first + DEVICES as u32 > CONTACTS || left == 0 {
                 break;
             }
-            let claims: Vec<_> =
-                s.devices.iter().zip(first..).map(|(device, n)| s.claim(s.message(n), *device, i64::from(first))).collect();
+            let claims: Vec<_> = s
+                .devices
+                .iter()
+                .zip(first..)
+                .map(|(device, n)| s.claim(s.message(n), *device, i64::from(first)))
+                .collect();
             let began = Instant::now();
             let turned = store.turn(s.host, &ends, &claims, at(1)).await.unwrap();
             spent += began.elapsed();

@@ -84,11 +84,13 @@ impl Postgres {
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     // A server that stalls in a transaction must not keep its locks. The statements are small:
-                    // compiling them (jit) costs more than it saves.
+                    // compiling them (jit) costs more than it saves. They are planned once, for arrays of any length:
+                    // planned for the arrays at hand, with the statistics of a table that was just filled, a group would
+                    // now and then read the whole table.
                     connection
                         .execute(
                             "SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '60s'; \
-                             SET jit = off",
+                             SET jit = off; SET plan_cache_mode = force_generic_plan",
                         )
                         .await?;
                     Ok(())

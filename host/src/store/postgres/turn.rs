@@ -209,13 +209,9 @@ async fn statement<'e>(
                             AND r.active AND (r.expires_at IS NULL OR r.expires_at > $23)
                             AND NOT EXISTS (SELECT FROM suppressions s
                                             WHERE s.address = k.address AND s.channel IN ('', d.channel)), FALSE) AS may_start
-                 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::smallint[], $6::bigint[],
-                             $7::smallint[], $8::bool[], $9::bigint[], $10::bigint[], $11::text[], $12::text[],
-                             $13::text[], $14::int[], $15::int[], $16::int[], $17::bigint[], $18::bigint[], $19::int[],
+                 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $17::bigint[], $18::bigint[], $19::int[],
                              $20::int[], $21::int[])
-                      AS n (device_no, end_id, end_token, end_attempt, status, due_at, counts, released, started_at,
-                            finished_at, provider_id, reason_code, reason_detail, template_no, delay_no, sender_no,
-                            next_id, token, next_template_no, next_delay_no, next_sender_no)
+                      AS n (device_no, end_id, end_token, end_attempt, next_id, token, template_no, delay_no, sender_no)
                  LEFT JOIN in_flight s ON s.device_no = n.device_no
                  LEFT JOIN messages m ON m.id = n.next_id
                  LEFT JOIN runs r ON r.key = (n.next_id >> 32)::int
@@ -226,8 +222,8 @@ async fn statement<'e>(
                      message_id = CASE WHEN t.may_start THEN t.next_id END,
                      token = CASE WHEN t.may_start THEN t.token ELSE f.token END,
                      attempt = CASE WHEN t.may_start THEN t.next_attempt ELSE f.attempt END,
-                     started_at = $23, host_id = $22, template_no = t.next_template_no, delay_no = t.next_delay_no,
-                     sender_no = t.next_sender_no
+                     started_at = $23, host_id = $22, template_no = t.template_no, delay_no = t.delay_no,
+                     sender_no = t.sender_no
                  FROM step t
                  WHERE f.device_no = t.device_no
                    AND CASE WHEN t.end_id IS NULL
@@ -235,23 +231,30 @@ async fn statement<'e>(
                                  AND t.idle AND f.token = t.seen_token AND f.attempt = t.seen_attempt
                                  AND f.started_at = t.seen_at
                             ELSE f.message_id = t.end_id AND f.token = t.end_token AND f.attempt = t.end_attempt END
-                 RETURNING t.*),
+                 RETURNING f.device_no),
              done AS (
                  UPDATE messages m SET
-                     status = CASE WHEN t.status < 2 THEN coalesce(r.closed_as, t.status) ELSE t.status END,
-                     due_at = coalesce(t.due_at, m.due_at),
-                     attempt = CASE WHEN t.released THEN m.attempt ELSE t.end_attempt END,
-                     failures = least(m.failures + t.counts, 32767),
-                     template_no = CASE WHEN t.released THEN m.template_no ELSE t.template_no END,
-                     delay_no = CASE WHEN t.released THEN m.delay_no ELSE t.delay_no END,
-                     sender_no = CASE WHEN t.released THEN m.sender_no ELSE t.sender_no END,
-                     started_at = CASE WHEN t.released THEN m.started_at ELSE t.started_at END,
-                     finished_at = CASE WHEN t.status < 2 AND r.closed_as IS NULL THEN NULL ELSE t.finished_at END,
-                     provider_id = t.provider_id,
-                     reason_code = CASE WHEN t.released THEN m.reason_code ELSE t.reason_code END,
-                     reason_detail = CASE WHEN t.released THEN m.reason_detail ELSE t.reason_detail END
-                 FROM turned t JOIN runs r ON r.key = (t.end_id >> 32)::int
-                 WHERE m.id = t.end_id AND m.status = 0
+                     status = CASE WHEN e.status < 2 THEN coalesce(r.closed_as, e.status) ELSE e.status END,
+                     due_at = coalesce(e.due_at, m.due_at),
+                     attempt = CASE WHEN e.released THEN m.attempt ELSE e.attempt END,
+                     failures = least(m.failures + e.counts, 32767),
+                     template_no = CASE WHEN e.released THEN m.template_no ELSE e.template_no END,
+                     delay_no = CASE WHEN e.released THEN m.delay_no ELSE e.delay_no END,
+                     sender_no = CASE WHEN e.released THEN m.sender_no ELSE e.sender_no END,
+                     started_at = CASE WHEN e.released THEN m.started_at ELSE e.started_at END,
+                     finished_at = CASE WHEN e.status < 2 AND r.closed_as IS NULL THEN NULL ELSE e.finished_at END,
+                     provider_id = e.provider_id,
+                     reason_code = CASE WHEN e.released THEN m.reason_code ELSE e.reason_code END,
+                     reason_detail = CASE WHEN e.released THEN m.reason_detail ELSE e.reason_detail END
+                 FROM turned t
+                 JOIN unnest($1::int[], $2::bigint[], $4::int[], $5::smallint[], $6::bigint[], $7::smallint[], $8::bool[],
+                             $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::int[], $15::int[],
+                             $16::int[])
+                      AS e (device_no, id, attempt, status, due_at, counts, released, started_at, finished_at, provider_id,
+                            reason_code, reason_detail, template_no, delay_no, sender_no)
+                      ON e.device_no = t.device_no
+                 JOIN runs r ON r.key = (e.id >> 32)::int
+                 WHERE m.id = e.id AND m.status = 0
                  RETURNING m.id, m.status),
              counted AS (
                  INSERT INTO run_counts AS c
@@ -268,7 +271,7 @@ async fn statement<'e>(
                      cancelled = c.cancelled + excluded.cancelled)
              SELECT t.device_no, e.id IS NOT NULL AS ended, t.may_start AS started, t.next_id AS id,
                     t.next_attempt AS attempt, t.failures, t.waits_since AS due_at, t.address, t.locale, t.zone, t.variables
-             FROM turned t LEFT JOIN done e ON e.id = t.end_id",
+             FROM turned u JOIN step t ON t.device_no = u.device_no LEFT JOIN done e ON e.id = t.end_id",
         )
         .bind(steps.iter().map(|s| s.device.0).collect::<Vec<_>>())
         .bind(of_end!(e => e.message.0))
