@@ -7,6 +7,7 @@ pub(super) mod report;
 mod sink;
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -57,6 +58,9 @@ pub struct Args {
     /// How long a device waits after each send, in milliseconds.
     #[arg(long, default_value = "0", value_name = "A..B")]
     delay_ms: Asked,
+    /// Stop after so many messages have ended; the rest stays waiting. Shows what a message costs with many behind it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    stop_after: Option<u32>,
     /// How messages are sent.
     #[arg(long, value_enum, default_value = "simulator")]
     sender: SenderKind,
@@ -202,12 +206,25 @@ async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf)
     seconds.expand = (core.clock.monotonic() - launched_at).as_secs_f64();
     let opened_at = core.clock.now();
     core.queue.max_workers(args.workers, true).await?;
-    watch.until(|counts| counts.open() == 0).await?;
-    watch.finish();
+    let all = u64::from(args.messages);
+    let enough = args.stop_after.map_or(all, |n| u64::from(n).min(all));
+    watch.until(|counts| all - counts.open() >= enough).await?;
+    if enough < all {
+        core.queue.max_workers(0, true).await?;
+        tokio::time::sleep(2 * Duration::from_millis(core.config.heartbeat_ms)).await;
+        watch.until(|counts| counts.processing == 0).await?;
+    }
     let spent = Spent::so_far(&core).await?.since(&before);
+    watch.finish();
 
     let mut ledger = Ledger::new(args.delay_ms, opened_at)?;
-    driver.each_message(id, |row| ledger.add(row)).await?;
+    let ended = all - driver.view(id).await?.counts.open();
+    driver
+        .each_message(id, |row| {
+            ledger.add(row);
+            if ledger.ended() < ended { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .await?;
     seconds.drain = ledger.last_end().since(ledger.first_begin()).as_secs_f64();
     let counts = driver.view(id).await?.counts;
     Ok(Report::new(args, &core, seconds, &ledger, counts, receiver.report().await?, &spent))

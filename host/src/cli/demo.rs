@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -250,6 +251,7 @@ async fn summary(driver: &Driver, id: CampaignId) -> anyhow::Result<()> {
                 *by_template.entry(template).or_default() += 1;
             }
             retried += u64::from(row.attempt > 1);
+            ControlFlow::Continue(())
         })
         .await?;
     let seconds = match (view.launched_at, view.finished_at) {

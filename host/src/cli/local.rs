@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -163,15 +164,19 @@ impl Driver {
         campaigns::campaign_view(self.core(), id).await.map_err(from_op)
     }
 
-    /// Hands every message of a campaign to `each`, in contact order.
-    pub async fn each_message(&self, id: CampaignId, mut each: impl FnMut(&MessageRow)) -> anyhow::Result<()> {
+    /// Hands the messages of a campaign to `each`, in contact order, until it breaks.
+    pub async fn each_message(
+        &self,
+        id: CampaignId,
+        mut each: impl FnMut(&MessageRow) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
         let Some(run) = self.view(id).await?.run else { return Ok(()) };
         let mut cursor: Option<MessageId> = None;
         loop {
             let page = self.core().store.messages(run, None, cursor, PAGE).await?;
-            page.items.iter().for_each(&mut each);
+            let broke = page.items.iter().any(|row| each(row).is_break());
             cursor = page.next;
-            if cursor.is_none() {
+            if broke || cursor.is_none() {
                 return Ok(());
             }
         }
@@ -192,6 +197,7 @@ impl Driver {
             *seen.slot(row.status) += 1;
             ids.insert(row.id);
             addresses.insert(row.address.clone());
+            ControlFlow::Continue(())
         })
         .await?;
         if seen != view.counts {

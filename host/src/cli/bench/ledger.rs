@@ -17,6 +17,7 @@ pub struct Ledger {
     first_begin: Option<Time>,
     last_end: Time,
     rows: u64,
+    ended: u64,
     accepted: u64,
     repeated: u64,
     order_violations: u64,
@@ -40,6 +41,7 @@ impl Ledger {
             first_begin: None,
             last_end: opened_at,
             rows: 0,
+            ended: 0,
             accepted: 0,
             repeated: 0,
             order_violations: 0,
@@ -49,6 +51,10 @@ impl Ledger {
     /// Adds a message.
     pub fn add(&mut self, row: &MessageRow) {
         self.rows += 1;
+        if !row.status.is_final() {
+            return;
+        }
+        self.ended += 1;
         self.last_end = self.last_end.max(row.finished_at.unwrap_or_default());
         if matches!(row.status, MessageStatus::Sent | MessageStatus::Delivered | MessageStatus::Read) {
             self.accepted += 1;
@@ -85,6 +91,11 @@ impl Ledger {
     /// Messages added.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Those that are final.
+    pub fn ended(&self) -> u64 {
+        self.ended
     }
 
     /// Messages that were accepted.

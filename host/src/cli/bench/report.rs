@@ -69,6 +69,8 @@ pub struct Report {
     pub sender: &'static str,
     /// Messages asked for.
     pub messages: u32,
+    /// Messages that ended: all, unless it was stopped after some.
+    pub ended: u64,
     /// Devices.
     pub devices: u32,
     /// Most sends in flight.
@@ -127,15 +129,20 @@ impl Report {
         sink: Option<SinkReport>,
         spent: &Spent,
     ) -> Self {
-        let messages = u64::from(args.messages);
-        let per_message = |n: u64| n as f64 / messages as f64;
+        // All of them, unless it was stopped before.
+        let messages = ledger.ended();
+        let per_message = |n: u64| n as f64 / messages.max(1) as f64;
         let missing = |seen: u64| messages.saturating_sub(seen);
         let losses = missing(ledger.accepted()).max(sink.as_ref().map_or(0, |s| missing(s.messages.min(s.addresses))));
         let duplicates = sink.as_ref().map_or(ledger.repeated(), |s| s.duplicates);
         let order_violations = ledger.order_violations() + sink.as_ref().map_or(0, |s| s.order_violations);
         let early = sink.as_ref().map_or(ledger.early(), |s| s.early);
         let unreadable = sink.as_ref().map_or(0, |s| s.unreadable);
-        let complete = ledger.rows() == messages && counts.total() == messages;
+        let all = u64::from(args.messages);
+        let stopped = args.stop_after.is_some_and(|n| n < args.messages);
+        let complete = counts.total() == all
+            && messages == all - counts.open()
+            && (stopped || (ledger.rows() == all && counts.open() == 0));
         let (plugin_calls, plugin_us_per_call) = plugin_calls(core);
         let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -145,6 +152,7 @@ impl Report {
             queue: core.queue.kind(),
             sender: if sink.is_some() { "http" } else { "simulator" },
             messages: args.messages,
+            ended: messages,
             devices: args.devices,
             workers: args.workers,
             delay_ms: [ms(args.delay_ms.min), ms(args.delay_ms.max)],
