@@ -393,8 +393,13 @@ impl Run {
     /// Order among the runs on one device, smallest first: priority, then which started first. An integer that a
     /// sorted set's double holds exactly: 4 bits of priority, 43 bits of milliseconds.
     pub fn rank(&self) -> i64 {
-        (i64::from(self.plan.priority.min(9)) << 43) | (self.started_at.as_ms() & ((1 << 43) - 1))
+        rank(self.plan.priority, self.started_at)
     }
+}
+
+/// [`Run::rank`] of a run with this priority and start.
+pub fn rank(priority: u8, started_at: Time) -> i64 {
+    (i64::from(priority.min(9)) << 43) | (started_at.as_ms() & ((1 << 43) - 1))
 }
 
 /// How the messages of a run are made and sent; what a campaign and a step of a sequence have in common.

@@ -14,6 +14,7 @@ mod local;
 mod plugin;
 mod progress;
 mod serve;
+mod simulate;
 mod token;
 
 use std::fmt::Display;
@@ -53,6 +54,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure: run a campaign from an empty store to its end, check the ledger, print one JSON object.
     Bench(Box<bench::Args>),
+    /// Simulate up to millions of devices: the scheduling of a cluster against a clock of its own, one JSON object.
+    Simulate(simulate::Args),
     /// Run a campaign that a file describes.
     #[command(subcommand)]
     Campaign(campaign::Command),
@@ -114,6 +117,7 @@ impl Cli {
                 Command::Serve(args) => serve::run(*args).await,
                 Command::Demo(args) => demo::run(args).await,
                 Command::Bench(args) => bench::run(*args).await,
+                Command::Simulate(args) => simulate::run(args).await,
                 Command::Campaign(command) => campaign::run(command).await,
                 Command::Plugin(command) => plugin::run(command).await,
                 Command::Token(command) => token::run(command).await,

@@ -43,11 +43,11 @@ use crate::workers::turns::{BACKLOG, Lazy, Turn, WRITERS};
 use crate::workers::verdict::Consequence;
 
 /// How long the dispatcher sleeps at most: the price of a lost wake-up.
-const POLL: Duration = Duration::from_millis(1000);
+pub const POLL: Duration = Duration::from_millis(1000);
 
 /// How long the dispatcher rests between two rounds that find work, so that what becomes due or free meanwhile makes one
 /// round: a round asks every shard of the ready index, however few devices it takes.
-const GATHER: Duration = Duration::from_millis(2);
+pub const GATHER: Duration = Duration::from_millis(2);
 
 /// The workers of a server and what they share.
 pub struct Pool {

@@ -2,8 +2,8 @@
 //! checked; prints one JSON object. Exit code 1 when a message was lost, doubled, overtaken or early.
 
 mod ledger;
-mod pacing;
-mod report;
+pub(super) mod pacing;
+pub(super) mod report;
 mod sink;
 
 use std::net::SocketAddr;

@@ -21,7 +21,7 @@ use crate::workers::{Pool, orphans};
 /// Devices claimed in one round at most.
 pub const ROUND: usize = 256;
 /// Messages claimed at once for a device whose last one was followed by no wait.
-const BURST: u32 = 16;
+pub const BURST: u32 = 16;
 
 /// What a round came to.
 pub struct Round {

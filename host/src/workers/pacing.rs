@@ -44,12 +44,7 @@ pub struct Send<'a> {
 /// longest delay, not its pace: the fault is returned beside it.
 pub async fn after_send(run: &LiveRun, mut pace: Pace, send: Send<'_>) -> (Paced, Option<PluginFault>) {
     let first = pace.first_day.is_none();
-    pace.count(send.now);
-    pace.last_outcome = send.outcome;
-    pace.failures_in_a_row = match send.outcome {
-        LastOutcome::Sent | LastOutcome::None => 0,
-        LastOutcome::Retried | LastOutcome::Failed | LastOutcome::Throttled => pace.failures_in_a_row.saturating_add(1),
-    };
+    note(&mut pace, send.outcome, send.now);
     let limits = &run.run.plan.delay;
     let context = CallContext { config: run.delay.config.clone(), now: send.now, random: send.random };
     let state = pace.states.get(&run.run.key).cloned().unwrap_or_default();
@@ -63,11 +58,27 @@ pub async fn after_send(run: &LiveRun, mut pace: Pace, send: Send<'_>) -> (Paced
         // Waiting too long does no harm; sending too early may.
         Err(fault) => (Duration::from_millis(limits.max_ms.min(FAULT_DELAY_MS)), Some(fault)),
     };
-    let delay = asked.clamp(Duration::from_millis(limits.min_ms), Duration::from_millis(limits.max_ms));
-    pace.last_delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-    let wait = delay.max(pace.capped_for(&send.device.spec.caps, send.now));
+    let wait = clamp(&mut pace, asked, (limits.min_ms, limits.max_ms), &send.device.spec.caps, send.now);
     let must_last = first || must_last(wait, &send.device.spec.caps) || !pace.states.is_empty();
     (Paced { wait, pace, must_last }, fault)
+}
+
+/// Counts a send that ended at `now`.
+pub fn note(pace: &mut Pace, outcome: LastOutcome, now: Time) {
+    pace.count(now);
+    pace.last_outcome = outcome;
+    pace.failures_in_a_row = match outcome {
+        LastOutcome::Sent | LastOutcome::None => 0,
+        LastOutcome::Retried | LastOutcome::Failed | LastOutcome::Throttled => pace.failures_in_a_row.saturating_add(1),
+    };
+}
+
+/// How long a device waits whose delay strategy asked for `asked`: not less than the campaign's shortest delay, not more
+/// than its longest (`limits`, milliseconds), and as long as the device's caps make it wait.
+pub fn clamp(pace: &mut Pace, asked: Duration, limits: (u64, u64), caps: &Caps, now: Time) -> Duration {
+    let delay = asked.clamp(Duration::from_millis(limits.0), Duration::from_millis(limits.1));
+    pace.last_delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    delay.max(pace.capped_for(caps, now))
 }
 
 /// How long a device waits when its delay strategy fails, unless the campaign's longest delay is shorter.

@@ -21,7 +21,7 @@ use crate::workers::verdict::Facts;
 use crate::workers::{Pool, orphans, pacing};
 
 /// How long a session goes on taking messages: the price that other devices, higher priorities and a pause may pay for it.
-const SESSION: Duration = Duration::from_millis(500);
+pub const SESSION: Duration = Duration::from_millis(500);
 /// How long a device waits whose message another worker seems to be sending.
 const BUSY: Duration = Duration::from_millis(250);
 /// How long a device waits that is disabled or held; an operator's change ends the wait at once.
