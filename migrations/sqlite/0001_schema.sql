@@ -227,15 +227,18 @@ CREATE INDEX messages_deferred_by_device ON messages (device_no, id) WHERE statu
 -- The two lists that people look at and act on.
 CREATE INDEX messages_in_trouble ON messages (status, id) WHERE status IN (6, 7);
 
--- What each device is sending right now: one row per device, made with the device. A message that is being sent stays
--- pending in `messages` and is named here, so that beginning it changes one small row and no index. One row per device
--- is also the guard of last resort: a device sends one message at a time, whatever happened to leases and queues.
+-- What each device is sending right now. A message that is being sent stays pending in `messages` and is named here, so
+-- that beginning it changes one small row and no index. One row per device is also the guard of last resort: a device
+-- sends one message at a time, whatever happened to leases and queues.
+-- The row of a device that sends nothing stays, for the token, until `device_state` holds as young a one: so devices that
+-- wait long between two messages have no row here, and the table stays as small as what goes on at a time, a few
+-- pages that every turn writes anyway.
 CREATE TABLE in_flight (
     device_no INTEGER PRIMARY KEY,
-    attempt INTEGER NOT NULL DEFAULT 0,
+    attempt INTEGER NOT NULL,
     message_id INTEGER,                     -- NULL: nothing
-    token INTEGER NOT NULL DEFAULT 0,       -- fencing token of the newest lease under which a message was begun
-    started_at INTEGER NOT NULL DEFAULT 0,
+    token INTEGER NOT NULL,                 -- fencing token of the newest lease under which a message was begun
+    started_at INTEGER NOT NULL,
     host_id BLOB,                           -- the server that began it
     template_no INTEGER,                    -- plugin versions of the attempt
     delay_no INTEGER,

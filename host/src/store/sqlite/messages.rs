@@ -1,44 +1,55 @@
 //! What waits and what is being sent; from the one to the other and to the end goes `turn`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 pub(super) use super::turn::turn;
 use super::*;
 use crate::message::Reason;
 
+from_row! {
+    struct TopUpSql {
+        device_no: i32,
+        /// A JSON array.
+        ids: String,
+        next_at: Option<i64>,
+        pace: Option<String>,
+    }
+}
+
 pub(super) async fn top_up(lite: &Sqlite, devices: &[DeviceNo], runs: &[RankedRun], window: u32) -> Result<Vec<TopUp>> {
     if devices.is_empty() || runs.is_empty() {
         return Ok(Vec::new());
     }
-    let ranges = list(runs.iter().map(|r| (r.run.first().0, r.run.last().0, r.rank)))?;
-    let mut out = Vec::new();
-    for device in devices {
-        // One probe of the index per run, in the runs' order, until the window is full. There is no ORDER BY on purpose: a
-        // CROSS JOIN is a nested loop over the list as it was passed, and a sort would read every run to its end.
-        let found: Vec<(i64, i64)> = lite
-            .rows(
-                "SELECT m.id, r.value ->> 2 FROM json_each($1) r CROSS JOIN messages m INDEXED BY messages_ready
-                 WHERE m.device_no = $2 AND m.status = 0 AND m.id BETWEEN r.value ->> 0 AND r.value ->> 1
-                   AND m.id IS NOT (SELECT message_id FROM in_flight WHERE device_no = $2) LIMIT $3",
-            )
-            .bind(&ranges)
-            .bind(device.0)
-            .bind(window)
-            .fetch_all(&lite.readers)
-            .await?;
-        if found.is_empty() {
+    let ranks: HashMap<RunKey, i64> = runs.iter().map(|r| (r.run, r.rank)).collect();
+    // For each device one probe of the index per run, in the runs' order, until the window is full. There is no ORDER BY on
+    // purpose: a CROSS JOIN is a nested loop over the list as it was passed, and a sort would read every run to its end.
+    let found: Vec<TopUpSql> = lite
+        .rows(
+            "SELECT CAST(d.value AS INTEGER) AS device_no, s.next_at, s.pace, (
+                 SELECT json_group_array(w.id) FROM (
+                     SELECT m.id FROM json_each($2) r CROSS JOIN messages m INDEXED BY messages_ready
+                     WHERE m.device_no = d.value AND m.status = 0 AND m.id BETWEEN r.value ->> 0 AND r.value ->> 1
+                       AND m.id IS NOT f.message_id LIMIT $3) w) AS ids
+             FROM json_each($1) d
+             LEFT JOIN in_flight f ON f.device_no = d.value
+             LEFT JOIN device_state s ON s.device_no = d.value",
+        )
+        .bind(list(devices.iter().map(|no| no.0))?)
+        .bind(list(runs.iter().map(|r| (r.run.first().0, r.run.last().0)))?)
+        .bind(window)
+        .fetch_all(&lite.readers)
+        .await?;
+    let mut out = Vec::with_capacity(found.len());
+    for row in found {
+        let ids: Vec<i64> = rows::from_json("message ids", &row.ids)?;
+        if ids.is_empty() {
             continue;
         }
-        let pace: Option<(i64, String)> = lite
-            .rows("SELECT next_at, pace FROM device_state WHERE device_no = $1")
-            .bind(device.0)
-            .fetch_optional(&lite.readers)
-            .await?;
-        let (next_at, pace) = pace.unzip();
+        let ranked = ids.into_iter().map(MessageId).filter_map(|id| Some((id, *ranks.get(&id.run())?)));
         out.push(TopUp {
-            device: *device,
-            messages: found.into_iter().map(|(id, rank)| (MessageId(id), rank)).collect(),
-            pace: rows::saved_pace(next_at, pace),
+            device: DeviceNo(row.device_no),
+            messages: ranked.collect(),
+            pace: rows::saved_pace(row.next_at, row.pace),
         });
     }
     Ok(out)

@@ -48,7 +48,7 @@ struct Stepped {
 async fn take_steps(lite: &Sqlite, tx: &mut Tx, host: HostId, steps: &[Step<'_>], now: Time) -> Result<Vec<Stepped>> {
     let stepped = decide(lite, tx, steps, now).await?;
     let mut tally = Tally::default();
-    let mut turned = Vec::with_capacity(steps.len());
+    let mut turns = Turns::default();
     let mut ended = Vec::with_capacity(steps.len());
     let mut unsent = Vec::new();
     for (step, done) in steps.iter().zip(&stepped) {
@@ -57,7 +57,7 @@ async fn take_steps(lite: &Sqlite, tx: &mut Tx, host: HostId, steps: &[Step<'_>]
             ended.push((end, status));
         }
         match (&step.claim, &done.begun) {
-            (Some((_, claim)), Some(Begun::Started(work))) => turned.push(begins(claim, work.attempt)),
+            (Some((_, claim)), Some(Begun::Started(work))) => turns.begins(claim, work.attempt),
             (Some((_, claim)), Some(Begun::Suppressed)) => unsent.push((claim.message, code::SUPPRESSED)),
             (Some((_, claim)), Some(Begun::Expired)) => unsent.push((claim.message, code::EXPIRED)),
             _ => {}
@@ -65,10 +65,10 @@ async fn take_steps(lite: &Sqlite, tx: &mut Tx, host: HostId, steps: &[Step<'_>]
         if let (Some((_, end)), Some(_)) = (step.end, done.ended)
             && !matches!(done.begun, Some(Begun::Started(_)))
         {
-            turned.push(ends(end));
+            turns.ends(end);
         }
     }
-    write_turns(lite, tx, &turned, host, now).await?;
+    turns.write(lite, tx, host, now).await?;
     end_attempts(lite, tx, &ended).await?;
     end_unsent(lite, tx, &unsent, now).await?;
     for (message, status) in unsent {
@@ -94,7 +94,7 @@ from_row! {
         /// What the ended message's run was closed as.
         closed_as: Option<i16>,
         /// The device is sending nothing, and the claim's lease is not older than the newest that it sent under.
-        free: bool,
+        free: Option<bool>,
         /// The claim's message is ready, on this device, and not being sent.
         waiting: bool,
         active: bool,
@@ -120,7 +120,7 @@ impl Facts {
             }
             _ => None,
         };
-        let free = if step.end.is_some() { ended.is_some() } else { self.free };
+        let free = if step.end.is_some() { ended.is_some() } else { self.free.unwrap_or(false) };
         let begun = step.claim.map(|(_, claim)| self.begin(claim.message, free)).transpose()?;
         Ok(Stepped { ended, begun })
     }
@@ -163,7 +163,8 @@ async fn decide(lite: &Sqlite, tx: &mut Tx, steps: &[Step<'_>], now: Time) -> Re
     let found: Vec<Facts> = lite
         .rows(
             "SELECT coalesce(f.message_id = s.ends AND f.token = s.end_token AND f.attempt = s.end_attempt, 0) AS holds,
-                    er.closed_as, coalesce(f.message_id IS NULL AND f.token <= s.token, 0) AS free,
+                    er.closed_as,
+                    f.message_id IS NULL AND max(coalesce(f.token, 0), coalesce(p.token, 0)) <= s.token AS free,
                     coalesce(m.status = 0 AND m.device_no = s.device_no AND f.message_id IS NOT m.id, 0) AS waiting,
                     coalesce(r.active, 0) AS active, coalesce(r.expires_at <= $2, 0) AS expired,
                     EXISTS (SELECT 1 FROM suppressions x
@@ -173,6 +174,7 @@ async fn decide(lite: &Sqlite, tx: &mut Tx, steps: &[Step<'_>], now: Time) -> Re
                           value ->> 3 AS end_attempt, value ->> 4 AS begins, value ->> 5 AS token
                    FROM json_each($1)) AS s
              LEFT JOIN in_flight f ON f.device_no = s.device_no
+             LEFT JOIN device_state p ON p.device_no = s.device_no
              LEFT JOIN runs er ON er.key = s.ends >> 32
              LEFT JOIN messages m ON m.id = s.begins
              LEFT JOIN runs r ON r.key = m.id >> 32
@@ -187,36 +189,53 @@ async fn decide(lite: &Sqlite, tx: &mut Tx, steps: &[Step<'_>], now: Time) -> Re
     steps.iter().zip(found).map(|(step, facts)| facts.decide(step)).collect()
 }
 
-/// A device's row of `in_flight` after its step: `(device, message, token, attempt, template, delay, sender)`.
-type Turn = (i32, Option<i64>, i64, u32, i32, i32, i32);
+/// What devices are sending after their steps.
+#[derive(Default)]
+struct Turns {
+    /// Rows of `in_flight`: `(device, message, token, attempt, template, delay, sender)`.
+    rows: Vec<(i32, Option<i64>, i64, u32, i32, i32, i32)>,
+    /// Devices that send nothing, and whose token goes into `device_state` with their pace.
+    paced: Vec<i32>,
+}
 
-/// Writes what devices are sending now.
-async fn write_turns(lite: &Sqlite, tx: &mut Tx, turned: &[Turn], host: HostId, now: Time) -> Result<()> {
-    if turned.is_empty() {
-        return Ok(());
+impl Turns {
+    fn begins(&mut self, claim: &Claim, attempt: u32) {
+        let v = claim.versions;
+        let message = Some(claim.message.0);
+        self.rows.push((claim.device.0, message, claim.token, attempt, v.template.0, v.delay.0, v.sender.0));
     }
-    lite.sql(
-        "UPDATE in_flight SET message_id = t.value ->> 1, token = t.value ->> 2, attempt = t.value ->> 3,
-                started_at = $3, host_id = $2, template_no = t.value ->> 4, delay_no = t.value ->> 5,
-                sender_no = t.value ->> 6
-         FROM json_each($1) t WHERE in_flight.device_no = t.value ->> 0",
-    )
-    .bind(rows::to_json(&turned)?)
-    .bind(host.0)
-    .bind(now.as_ms())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
 
-fn begins(claim: &Claim, attempt: u32) -> Turn {
-    let v = claim.versions;
-    (claim.device.0, Some(claim.message.0), claim.token, attempt, v.template.0, v.delay.0, v.sender.0)
-}
+    fn ends(&mut self, end: &Settlement) {
+        if end.pace.as_ref().is_some_and(|p| p.device == end.device && p.token >= end.token) {
+            self.paced.push(end.device.0);
+        } else {
+            let v = end.versions;
+            self.rows.push((end.device.0, None, end.token, end.attempt, v.template.0, v.delay.0, v.sender.0));
+        }
+    }
 
-fn ends(end: &Settlement) -> Turn {
-    let v = end.versions;
-    (end.device.0, None, end.token, end.attempt, v.template.0, v.delay.0, v.sender.0)
+    async fn write(&self, lite: &Sqlite, tx: &mut Tx, host: HostId, now: Time) -> Result<()> {
+        if !self.rows.is_empty() {
+            lite.sql(
+                "INSERT OR REPLACE INTO in_flight
+                     (device_no, message_id, token, attempt, template_no, delay_no, sender_no, host_id, started_at)
+                 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, $2, $3
+                 FROM json_each($1)",
+            )
+            .bind(rows::to_json(&self.rows)?)
+            .bind(host.0)
+            .bind(now.as_ms())
+            .execute(&mut **tx)
+            .await?;
+        }
+        if !self.paced.is_empty() {
+            lite.sql("DELETE FROM in_flight WHERE device_no IN (SELECT value FROM json_each($1))")
+                .bind(rows::to_json(&self.paced)?)
+                .execute(&mut **tx)
+                .await?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes the ends of attempts into their messages.
