@@ -21,6 +21,7 @@ mod sequences;
 mod steps;
 mod tokens;
 mod turn;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -108,7 +108,8 @@ pub(super) async fn delete_device(lite: &Sqlite, id: &DeviceId, now: Time) -> Re
     let Some(no) = no else { return Ok(false) };
     let busy: bool = lite
         .scalar(
-            "SELECT EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 0)
+            "SELECT EXISTS (SELECT 1 FROM waiting w CROSS JOIN messages m ON m.id = w.id
+                            WHERE w.device_no = $1 AND m.device_no = $1 AND m.status = 0)
                  OR EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 1)",
         )
         .bind(no)

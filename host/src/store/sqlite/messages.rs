@@ -1,78 +1,11 @@
 //! What waits and what is being sent; from the one to the other and to the end goes `turn`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 pub(super) use super::turn::turn;
+pub(super) use super::waiting::{devices_with_ready, top_up};
 use super::*;
 use crate::message::Reason;
-
-from_row! {
-    struct TopUpSql {
-        device_no: i32,
-        /// A JSON array.
-        ids: String,
-        next_at: Option<i64>,
-        pace: Option<String>,
-    }
-}
-
-pub(super) async fn top_up(lite: &Sqlite, devices: &[DeviceNo], runs: &[RankedRun], window: u32) -> Result<Vec<TopUp>> {
-    if devices.is_empty() || runs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ranks: HashMap<RunKey, i64> = runs.iter().map(|r| (r.run, r.rank)).collect();
-    // For each device one probe of the index per run, in the runs' order, until the window is full. There is no ORDER BY on
-    // purpose: a CROSS JOIN is a nested loop over the list as it was passed, and a sort would read every run to its end.
-    let found: Vec<TopUpSql> = lite
-        .rows(
-            "SELECT CAST(d.value AS INTEGER) AS device_no, s.next_at, s.pace, (
-                 SELECT json_group_array(w.id) FROM (
-                     SELECT m.id FROM json_each($2) r CROSS JOIN messages m INDEXED BY messages_ready
-                     WHERE m.device_no = d.value AND m.status = 0 AND m.id BETWEEN r.value ->> 0 AND r.value ->> 1
-                       AND m.id IS NOT f.message_id LIMIT $3) w) AS ids
-             FROM json_each($1) d
-             LEFT JOIN in_flight f ON f.device_no = d.value
-             LEFT JOIN device_state s ON s.device_no = d.value",
-        )
-        .bind(list(devices.iter().map(|no| no.0))?)
-        .bind(list(runs.iter().map(|r| (r.run.first().0, r.run.last().0)))?)
-        .bind(window)
-        .fetch_all(&lite.readers)
-        .await?;
-    let mut out = Vec::with_capacity(found.len());
-    for row in found {
-        let ids: Vec<i64> = rows::from_json("message ids", &row.ids)?;
-        if ids.is_empty() {
-            continue;
-        }
-        let ranked = ids.into_iter().map(MessageId).filter_map(|id| Some((id, *ranks.get(&id.run())?)));
-        out.push(TopUp {
-            device: DeviceNo(row.device_no),
-            messages: ranked.collect(),
-            pace: rows::saved_pace(row.next_at, row.pace),
-        });
-    }
-    Ok(out)
-}
-
-pub(super) async fn devices_with_ready(lite: &Sqlite, after: Option<DeviceNo>, limit: u32) -> Result<Vec<DeviceNo>> {
-    // Jumps from device to device in the index instead of reading every ready message.
-    let found: Vec<i32> = lite
-        .scalar(
-            "WITH RECURSIVE d (no) AS (
-                 SELECT min(device_no) FROM messages INDEXED BY messages_ready WHERE status = 0 AND device_no > $1
-                 UNION ALL
-                 SELECT (SELECT min(m.device_no) FROM messages m INDEXED BY messages_ready
-                         WHERE m.status = 0 AND m.device_no > d.no)
-                 FROM d WHERE d.no IS NOT NULL)
-             SELECT no FROM d WHERE no IS NOT NULL LIMIT $2",
-        )
-        .bind(after.map_or(i64::from(i32::MIN) - 1, |no| i64::from(no.0)))
-        .bind(limit)
-        .fetch_all(&lite.readers)
-        .await?;
-    Ok(found.into_iter().map(DeviceNo).collect())
-}
 
 /// When the first deferred message is due.
 async fn next_deferred(lite: &Sqlite) -> Result<Option<Time>> {
@@ -153,17 +86,15 @@ pub(super) async fn defer(lite: &Sqlite, messages: &[MessageId], due_at: Time, r
 }
 
 macro_rules! reassign {
-    ($index:literal, $status:literal) => {
+    ($from:literal) => {
         concat!(
             "UPDATE messages SET device_no = t.value
              FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM (
-                       SELECT id FROM messages m INDEXED BY ",
-            $index,
-            " WHERE device_no = $1 AND id BETWEEN $2 AND $3 AND status = ",
-            $status,
-            " AND ",
+                       SELECT m.id FROM ",
+            $from,
+            " AND m.device_no = $1 AND m.id BETWEEN $2 AND $3 AND ",
             not_in_flight!("m"),
-            " ORDER BY id LIMIT $4)) AS v
+            " ORDER BY m.id LIMIT $4)) AS v
              JOIN json_each($5) AS t ON t.key = v.n % json_array_length($5)
              WHERE messages.id = v.id"
         )
@@ -178,7 +109,13 @@ pub(super) async fn reassign(lite: &Sqlite, from: DeviceNo, run: RunKey, to: &[D
     let to = list(to)?;
     let mut tx = lite.begin().await?;
     let mut moved = 0;
-    for text in [reassign!("messages_ready", "0"), reassign!("messages_deferred_by_device", "1")] {
+    for text in [
+        reassign!(
+            "waiting w CROSS JOIN messages m ON m.id = w.id
+             WHERE w.device_no = $1 AND w.id BETWEEN $2 AND $3 AND m.status = 0"
+        ),
+        reassign!("messages m INDEXED BY messages_deferred_by_device WHERE m.status = 1"),
+    ] {
         let left = u64::from(limit).saturating_sub(moved);
         moved += lite
             .sql(text)
