@@ -218,8 +218,6 @@ CREATE TABLE messages (
     reason_code TEXT,
     reason_detail TEXT
 ) STRICT;
--- What a device's queue is filled from.
-CREATE INDEX messages_ready ON messages (device_no, id) WHERE status = 0;
 -- What becomes ready by the passing of time.
 CREATE INDEX messages_deferred ON messages (due_at) WHERE status = 1;
 -- A device's share of them: for moving it to another device.
@@ -227,15 +225,32 @@ CREATE INDEX messages_deferred_by_device ON messages (device_no, id) WHERE statu
 -- The two lists that people look at and act on.
 CREATE INDEX messages_in_trouble ON messages (status, id) WHERE status IN (6, 7);
 
--- What each device is sending right now: one row per device, made with the device. A message that is being sent stays
--- pending in `messages` and is named here, so that beginning it changes one small row and no index. One row per device
--- is also the guard of last resort: a device sends one message at a time, whatever happened to leases and queues.
+-- What a device's queue is filled from: every ready message, and for a while those that were. The end of an attempt does
+-- not take its message out, because each would write a page of its own; they are swept by the device, many at a time.
+CREATE TABLE waiting (
+    device_no INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    PRIMARY KEY (device_no, id)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER messages_made_ready AFTER INSERT ON messages WHEN new.status = 0 BEGIN
+    INSERT INTO waiting (device_no, id) VALUES (new.device_no, new.id) ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER messages_ready_again AFTER UPDATE OF status, device_no ON messages WHEN new.status = 0 BEGIN
+    INSERT INTO waiting (device_no, id) VALUES (new.device_no, new.id) ON CONFLICT DO NOTHING;
+END;
+
+-- What each device is sending right now. A message that is being sent stays pending in `messages` and is named here, so
+-- that beginning it changes one small row and no index. One row per device is also the guard of last resort: a device
+-- sends one message at a time, whatever happened to leases and queues.
+-- The row of a device that sends nothing stays, for the token, until `device_state` holds as young a one: so devices that
+-- wait long between two messages have no row here, and the table stays as small as what goes on at a time, a few
+-- pages that every turn writes anyway.
 CREATE TABLE in_flight (
     device_no INTEGER PRIMARY KEY,
-    attempt INTEGER NOT NULL DEFAULT 0,
+    attempt INTEGER NOT NULL,
     message_id INTEGER,                     -- NULL: nothing
-    token INTEGER NOT NULL DEFAULT 0,       -- fencing token of the newest lease under which a message was begun
-    started_at INTEGER NOT NULL DEFAULT 0,
+    token INTEGER NOT NULL,                 -- fencing token of the newest lease under which a message was begun
+    started_at INTEGER NOT NULL,
     host_id BLOB,                           -- the server that began it
     template_no INTEGER,                    -- plugin versions of the attempt
     delay_no INTEGER,

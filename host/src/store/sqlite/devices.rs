@@ -8,44 +8,52 @@ pub(super) async fn put_devices(lite: &Sqlite, devices: &[DeviceSpec], now: Time
     if devices.is_empty() {
         return Ok(0);
     }
-    let mut tx = lite.begin().await?;
-    let mut new = 0;
+    let mut columns = Vec::with_capacity(devices.len());
     for (id, device) in devices {
-        let known: bool = lite
-            .scalar("SELECT EXISTS (SELECT 1 FROM devices WHERE id = $1 AND deleted_at IS NULL)")
-            .bind(id)
-            .fetch_one(&mut *tx)
-            .await?;
-        new += u32::from(!known);
-        // A deleted device that is made again gets its old number, but starts without a hold.
-        let no: i32 = lite
-            .scalar(
-                "INSERT INTO devices AS d (id, channel, account, spec, created_at, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, $5)
-                 ON CONFLICT (id) DO UPDATE SET
-                     channel = excluded.channel, account = excluded.account, spec = excluded.spec,
-                     held = CASE WHEN d.deleted_at IS NULL THEN d.held END,
-                     created_at = CASE WHEN d.deleted_at IS NULL THEN d.created_at ELSE excluded.created_at END,
-                     updated_at = max(excluded.updated_at, d.updated_at + 1),
-                     deleted_at = NULL
-                 RETURNING no",
-            )
-            .bind(id)
-            .bind(&device.channel)
-            .bind(&device.account)
-            .bind(rows::to_json(device)?)
-            .bind(now.as_ms())
-            .fetch_one(&mut *tx)
-            .await?;
-        put_tags(lite, &mut tx, no, &device.tags).await?;
-        lite.sql("INSERT INTO in_flight (device_no) VALUES ($1) ON CONFLICT DO NOTHING")
-            .bind(no)
-            .execute(&mut *tx)
-            .await?;
+        let tags = rows::unique_tags(&device.tags);
+        columns.push((id, &device.channel, &device.account, rows::to_json(device)?, tags));
     }
+    let specs = rows::to_json(&columns)?;
+    let mut tx = lite.begin().await?;
+    let known: i64 = lite
+        .scalar(
+            "SELECT count(*) FROM json_each($1) n JOIN devices d ON d.id = n.value ->> 0 WHERE d.deleted_at IS NULL",
+        )
+        .bind(&specs)
+        .fetch_one(&mut *tx)
+        .await?;
+    // A deleted device that is made again gets its old number, but starts without a hold.
+    lite.sql(
+        "INSERT INTO devices AS d (id, channel, account, spec, created_at, updated_at)
+         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $2, $2 FROM json_each($1) WHERE TRUE
+         ON CONFLICT (id) DO UPDATE SET
+             channel = excluded.channel, account = excluded.account, spec = excluded.spec,
+             held = CASE WHEN d.deleted_at IS NULL THEN d.held END,
+             created_at = CASE WHEN d.deleted_at IS NULL THEN d.created_at ELSE excluded.created_at END,
+             updated_at = max(excluded.updated_at, d.updated_at + 1),
+             deleted_at = NULL",
+    )
+    .bind(&specs)
+    .bind(now.as_ms())
+    .execute(&mut *tx)
+    .await?;
+    lite.sql(
+        "DELETE FROM device_tags WHERE device_no IN (
+             SELECT d.no FROM json_each($1) n JOIN devices d ON d.id = n.value ->> 0)",
+    )
+    .bind(&specs)
+    .execute(&mut *tx)
+    .await?;
+    lite.sql(
+        "INSERT INTO device_tags (tag, device_no)
+         SELECT t.value, d.no FROM json_each($1) n JOIN devices d ON d.id = n.value ->> 0 JOIN json_each(n.value, '$[4]') t",
+    )
+    .bind(&specs)
+    .execute(&mut *tx)
+    .await?;
     lite.bump(&mut tx, "devices").await?;
     lite.commit(tx).await?;
-    Ok(new)
+    Ok(u32::try_from(columns.len()).unwrap_or(u32::MAX).saturating_sub(rows::to_u32(known)))
 }
 
 async fn put_tags(lite: &Sqlite, tx: &mut Tx, device: i32, tags: &[String]) -> Result<()> {
@@ -100,7 +108,8 @@ pub(super) async fn delete_device(lite: &Sqlite, id: &DeviceId, now: Time) -> Re
     let Some(no) = no else { return Ok(false) };
     let busy: bool = lite
         .scalar(
-            "SELECT EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 0)
+            "SELECT EXISTS (SELECT 1 FROM waiting w CROSS JOIN messages m ON m.id = w.id
+                            WHERE w.device_no = $1 AND m.device_no = $1 AND m.status = 0)
                  OR EXISTS (SELECT 1 FROM messages WHERE device_no = $1 AND status = 1)",
         )
         .bind(no)

@@ -3,65 +3,9 @@
 use std::collections::BTreeSet;
 
 pub(super) use super::turn::turn;
+pub(super) use super::waiting::{devices_with_ready, top_up};
 use super::*;
 use crate::message::Reason;
-
-pub(super) async fn top_up(lite: &Sqlite, devices: &[DeviceNo], runs: &[RankedRun], window: u32) -> Result<Vec<TopUp>> {
-    if devices.is_empty() || runs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ranges = list(runs.iter().map(|r| (r.run.first().0, r.run.last().0, r.rank)))?;
-    let mut out = Vec::new();
-    for device in devices {
-        // One probe of the index per run, in the runs' order, until the window is full. There is no ORDER BY on purpose: a
-        // CROSS JOIN is a nested loop over the list as it was passed, and a sort would read every run to its end.
-        let found: Vec<(i64, i64)> = lite
-            .rows(
-                "SELECT m.id, r.value ->> 2 FROM json_each($1) r CROSS JOIN messages m INDEXED BY messages_ready
-                 WHERE m.device_no = $2 AND m.status = 0 AND m.id BETWEEN r.value ->> 0 AND r.value ->> 1
-                   AND m.id IS NOT (SELECT message_id FROM in_flight WHERE device_no = $2) LIMIT $3",
-            )
-            .bind(&ranges)
-            .bind(device.0)
-            .bind(window)
-            .fetch_all(&lite.readers)
-            .await?;
-        if found.is_empty() {
-            continue;
-        }
-        let pace: Option<(i64, String)> = lite
-            .rows("SELECT next_at, pace FROM device_state WHERE device_no = $1")
-            .bind(device.0)
-            .fetch_optional(&lite.readers)
-            .await?;
-        let (next_at, pace) = pace.unzip();
-        out.push(TopUp {
-            device: *device,
-            messages: found.into_iter().map(|(id, rank)| (MessageId(id), rank)).collect(),
-            pace: rows::saved_pace(next_at, pace),
-        });
-    }
-    Ok(out)
-}
-
-pub(super) async fn devices_with_ready(lite: &Sqlite, after: Option<DeviceNo>, limit: u32) -> Result<Vec<DeviceNo>> {
-    // Jumps from device to device in the index instead of reading every ready message.
-    let found: Vec<i32> = lite
-        .scalar(
-            "WITH RECURSIVE d (no) AS (
-                 SELECT min(device_no) FROM messages INDEXED BY messages_ready WHERE status = 0 AND device_no > $1
-                 UNION ALL
-                 SELECT (SELECT min(m.device_no) FROM messages m INDEXED BY messages_ready
-                         WHERE m.status = 0 AND m.device_no > d.no)
-                 FROM d WHERE d.no IS NOT NULL)
-             SELECT no FROM d WHERE no IS NOT NULL LIMIT $2",
-        )
-        .bind(after.map_or(i64::from(i32::MIN) - 1, |no| i64::from(no.0)))
-        .bind(limit)
-        .fetch_all(&lite.readers)
-        .await?;
-    Ok(found.into_iter().map(DeviceNo).collect())
-}
 
 /// When the first deferred message is due.
 async fn next_deferred(lite: &Sqlite) -> Result<Option<Time>> {
@@ -142,17 +86,15 @@ pub(super) async fn defer(lite: &Sqlite, messages: &[MessageId], due_at: Time, r
 }
 
 macro_rules! reassign {
-    ($index:literal, $status:literal) => {
+    ($from:literal) => {
         concat!(
             "UPDATE messages SET device_no = t.value
              FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM (
-                       SELECT id FROM messages m INDEXED BY ",
-            $index,
-            " WHERE device_no = $1 AND id BETWEEN $2 AND $3 AND status = ",
-            $status,
-            " AND ",
+                       SELECT m.id FROM ",
+            $from,
+            " AND m.device_no = $1 AND m.id BETWEEN $2 AND $3 AND ",
             not_in_flight!("m"),
-            " ORDER BY id LIMIT $4)) AS v
+            " ORDER BY m.id LIMIT $4)) AS v
              JOIN json_each($5) AS t ON t.key = v.n % json_array_length($5)
              WHERE messages.id = v.id"
         )
@@ -167,7 +109,13 @@ pub(super) async fn reassign(lite: &Sqlite, from: DeviceNo, run: RunKey, to: &[D
     let to = list(to)?;
     let mut tx = lite.begin().await?;
     let mut moved = 0;
-    for text in [reassign!("messages_ready", "0"), reassign!("messages_deferred_by_device", "1")] {
+    for text in [
+        reassign!(
+            "waiting w CROSS JOIN messages m ON m.id = w.id
+             WHERE w.device_no = $1 AND w.id BETWEEN $2 AND $3 AND m.status = 0"
+        ),
+        reassign!("messages m INDEXED BY messages_deferred_by_device WHERE m.status = 1"),
+    ] {
         let left = u64::from(limit).saturating_sub(moved);
         moved += lite
             .sql(text)

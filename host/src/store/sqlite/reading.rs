@@ -186,9 +186,9 @@ pub(super) async fn ahead_of(
     let count: i64 = lite
         .scalar(
             "SELECT count(*) FROM (
-                 SELECT 1 FROM json_each($1) r CROSS JOIN messages m INDEXED BY messages_ready
-                 WHERE m.device_no = $2 AND m.status = 0 AND m.id BETWEEN r.value ->> 0 AND r.value ->> 1
-                   AND m.id IS NOT (SELECT message_id FROM in_flight WHERE device_no = $2)
+                 SELECT 1 FROM json_each($1) r CROSS JOIN waiting w CROSS JOIN messages m ON m.id = w.id
+                 WHERE w.device_no = $2 AND w.id BETWEEN r.value ->> 0 AND r.value ->> 1
+                   AND m.status = 0 AND m.device_no = $2 AND m.id IS NOT (SELECT message_id FROM in_flight WHERE device_no = $2)
                  LIMIT $3)",
         )
         .bind(list(ranges)?)

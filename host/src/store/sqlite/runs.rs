@@ -148,6 +148,7 @@ from_row! {
         campaign_id: Option<uuid::Uuid>,
         audience_no: i32,
         sticky: bool,
+        pool_size: i32,
         cursor: i32,
         last: i32,
         active: bool,
@@ -182,7 +183,7 @@ pub(super) async fn expand_page(
 ) -> Result<Option<ExpandedPage>> {
     let mut tx = lite.begin().await?;
     let state: Option<Expanding> = lite
-        .rows("SELECT campaign_id, audience_no, sticky, cursor, last, active, expanded FROM runs WHERE key = $1")
+        .rows("SELECT campaign_id, audience_no, sticky, pool_size, cursor, last, active, expanded FROM runs WHERE key = $1")
         .bind(run.0)
         .fetch_optional(&mut *tx)
         .await?;
@@ -190,49 +191,18 @@ pub(super) async fn expand_page(
     if state.expanded {
         return Ok(Some(ExpandedPage { pending: 0, suppressed: 0, cursor, done: true }));
     }
-    let pool = pool_of(lite, &mut tx, run).await?;
-    let found: Vec<Candidate> = lite
-        .rows(
-            "SELECT no, address,
-                    (SELECT json_group_array(s.channel) FROM suppressions s WHERE s.address = c.address
-                     HAVING count(*) > 0) AS suppressed_on
-             FROM contacts c WHERE audience_no = $1 AND no > $2 ORDER BY no LIMIT $3",
-        )
-        .bind(state.audience_no)
-        .bind(state.cursor)
-        .bind(i64::from(page.max(1)))
-        .fetch_all(&mut *tx)
-        .await?;
-    let (mut pending, mut suppressed) = (0, 0);
-    let mut messages = Vec::with_capacity(found.len());
-    for contact in &found {
-        let pos = if state.sticky { address_hash(&contact.address) } else { rows::to_u32(i64::from(contact.no) - 1) };
-        let device = device_at(&pool, pos)?;
-        let is_suppressed = is_suppressed(contact.suppressed_on.as_deref(), &device.channel)?;
-        *(if is_suppressed { &mut suppressed } else { &mut pending }) += 1;
-        let status = if is_suppressed { code::SUPPRESSED } else { code::READY };
-        let id = MessageId::new(run, rows::to_u32(contact.no.into()));
-        messages.push((id.0, device.device_no, status));
-    }
-    let made: Vec<i16> = lite
-        .scalar(
-            "INSERT INTO messages (id, device_no, status, due_at, finished_at)
-             SELECT value ->> 0, value ->> 1, value ->> 2, $2, CASE WHEN value ->> 2 = 8 THEN $2 END
-             FROM json_each($1) WHERE TRUE
-             ON CONFLICT (id) DO NOTHING RETURNING status",
-        )
-        .bind(list(messages)?)
-        .bind(now.as_ms())
-        .fetch_all(&mut *tx)
-        .await?;
+    let page = page.max(1);
+    let made = if state.sticky {
+        make_by_address(lite, &mut tx, run, &state, page, now).await?
+    } else {
+        make_in_turn(lite, &mut tx, run, &state, page, now).await?
+    };
     let mut tally = Tally::default();
-    for status in made {
-        tally.made(run, 1);
-        tally.status(run, status, 1);
-    }
+    tally.made(run, made.contacts);
+    tally.status(run, code::SUPPRESSED, made.suppressed);
     tally.write(lite, &mut tx).await?;
-    let last = found.last().map_or(state.last, |c| c.no).max(state.cursor);
-    let done = found.len() < usize::try_from(page.max(1)).unwrap_or(usize::MAX) || last >= state.last;
+    let last = made.last.unwrap_or(state.last).max(state.cursor);
+    let done = made.contacts < i64::from(page) || last >= state.last;
     lite.sql("UPDATE runs SET cursor = $2, expanded = $3 WHERE key = $1")
         .bind(run.0)
         .bind(last)
@@ -247,7 +217,129 @@ pub(super) async fn expand_page(
         lite.bump(&mut tx, "runs").await?;
     }
     lite.commit(tx).await?;
-    Ok(Some(ExpandedPage { pending, suppressed, cursor: rows::to_u32(last.into()), done }))
+    Ok(Some(ExpandedPage {
+        pending: rows::to_u32(made.contacts - made.suppressed),
+        suppressed: rows::to_u32(made.suppressed),
+        cursor: rows::to_u32(last.into()),
+        done,
+    }))
+}
+
+from_row! {
+    /// What a page came to. Each contact became a message: none was there before, because the cursor moves with them.
+    struct Made {
+        contacts: i64,
+        last: Option<i32>,
+        suppressed: i64,
+    }
+}
+
+/// Makes the messages of a page whose contacts go to the devices in turn.
+async fn make_in_turn(
+    lite: &Sqlite,
+    tx: &mut Tx,
+    run: RunKey,
+    state: &Expanding,
+    page: u32,
+    now: Time,
+) -> Result<Made> {
+    macro_rules! suppressed {
+        () => {
+            "EXISTS (SELECT 1 FROM suppressions s WHERE s.address = c.address AND (s.channel = '' OR s.channel = (
+                 SELECT d.channel FROM run_devices rd JOIN devices d ON d.no = rd.device_no
+                 WHERE rd.run_key = $1 AND rd.pos = (c.no - 1) % $5)))"
+        };
+    }
+    let found: Made = lite
+        .rows(concat!(
+            "SELECT count(*) AS contacts, max(no) AS last, coalesce(sum(",
+            suppressed!(),
+            "), 0) AS suppressed
+             FROM (SELECT no, address FROM contacts WHERE audience_no = $2 AND no > $3 ORDER BY no LIMIT $4) AS c"
+        ))
+        .bind(run.0)
+        .bind(state.audience_no)
+        .bind(state.cursor)
+        .bind(page)
+        .bind(state.pool_size)
+        .fetch_one(&mut **tx)
+        .await?;
+    // Most pages have nobody who is suppressed; theirs is not asked again.
+    let text = if found.suppressed == 0 {
+        "INSERT INTO messages (id, device_no, status, due_at)
+         SELECT ($1 << 32) | c.no, rd.device_no, 0, $6
+         FROM (SELECT no FROM contacts WHERE audience_no = $2 AND no > $3 ORDER BY no LIMIT $4) AS c
+         CROSS JOIN run_devices rd ON rd.run_key = $1 AND rd.pos = (c.no - 1) % $5"
+    } else {
+        concat!(
+            "INSERT INTO messages (id, device_no, status, due_at, finished_at)
+             SELECT ($1 << 32) | c.no, rd.device_no, iif(",
+            suppressed!(),
+            ", 8, 0), $6, iif(",
+            suppressed!(),
+            ", $6, NULL)
+             FROM (SELECT no, address FROM contacts WHERE audience_no = $2 AND no > $3 ORDER BY no LIMIT $4) AS c
+             CROSS JOIN run_devices rd ON rd.run_key = $1 AND rd.pos = (c.no - 1) % $5"
+        )
+    };
+    let made = lite
+        .sql(text)
+        .bind(run.0)
+        .bind(state.audience_no)
+        .bind(state.cursor)
+        .bind(page)
+        .bind(state.pool_size)
+        .bind(now.as_ms())
+        .execute(&mut **tx)
+        .await?;
+    if i64::try_from(made.rows_affected()) == Ok(found.contacts) {
+        Ok(found)
+    } else {
+        Err(rows::broken("a run's devices"))
+    }
+}
+
+/// Makes the messages of a page whose contacts stick to devices by their addresses.
+async fn make_by_address(
+    lite: &Sqlite,
+    tx: &mut Tx,
+    run: RunKey,
+    state: &Expanding,
+    page: u32,
+    now: Time,
+) -> Result<Made> {
+    let pool = pool_of(lite, tx, run).await?;
+    let found: Vec<Candidate> = lite
+        .rows(
+            "SELECT no, address,
+                    (SELECT json_group_array(s.channel) FROM suppressions s WHERE s.address = c.address
+                     HAVING count(*) > 0) AS suppressed_on
+             FROM contacts c WHERE audience_no = $1 AND no > $2 ORDER BY no LIMIT $3",
+        )
+        .bind(state.audience_no)
+        .bind(state.cursor)
+        .bind(page)
+        .fetch_all(&mut **tx)
+        .await?;
+    let mut suppressed = 0;
+    let mut messages = Vec::with_capacity(found.len());
+    for contact in &found {
+        let device = device_at(&pool, address_hash(&contact.address))?;
+        let is_suppressed = is_suppressed(contact.suppressed_on.as_deref(), &device.channel)?;
+        suppressed += i64::from(is_suppressed);
+        let status = if is_suppressed { code::SUPPRESSED } else { code::READY };
+        messages.push((MessageId::new(run, rows::to_u32(contact.no.into())).0, device.device_no, status));
+    }
+    lite.sql(
+        "INSERT INTO messages (id, device_no, status, due_at, finished_at)
+         SELECT value ->> 0, value ->> 1, value ->> 2, $2, CASE WHEN value ->> 2 = 8 THEN $2 END FROM json_each($1)",
+    )
+    .bind(rows::to_json(&messages)?)
+    .bind(now.as_ms())
+    .execute(&mut **tx)
+    .await?;
+    let contacts = i64::try_from(found.len()).unwrap_or(i64::MAX);
+    Ok(Made { contacts, last: found.last().map(|c| c.no), suppressed })
 }
 
 /// The devices of a run, in their order.
