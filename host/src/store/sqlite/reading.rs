@@ -42,16 +42,16 @@ macro_rules! page_of_messages {
 /// What waits with this status, device by device; `$4` is the run, `$5` the device where the page begins. The order is that
 /// of the loops, which a CROSS JOIN keeps; the limit within keeps that of the devices.
 macro_rules! waiting {
-    ($index:literal, $status:literal) => {
+    ($by_device:literal, $status:literal) => {
         concat!(
             "SELECT * FROM (
                  SELECT m.* FROM (SELECT DISTINCT device_no FROM run_devices WHERE run_key = $4 AND device_no >= $5
                                   ORDER BY device_no LIMIT -1) d
-                 CROSS JOIN messages m INDEXED BY ",
-            $index,
-            "    WHERE m.device_no = d.device_no AND m.status = ",
+                 CROSS JOIN ",
+            $by_device,
+            "    WHERE w.device_no = d.device_no AND m.device_no = d.device_no AND m.status = ",
             $status,
-            "      AND m.id > iif(d.device_no = $5, $1, $4 << 32) AND m.id <= $2
+            "      AND w.id > iif(d.device_no = $5, $1, $4 << 32) AND w.id <= $2
                     AND NOT EXISTS (SELECT 1 FROM in_flight f WHERE f.device_no = d.device_no AND f.message_id = m.id)
                  LIMIT $3)"
         )
@@ -65,9 +65,12 @@ macro_rules! pending {
         message_columns!(
             "m.device_no, m.id",
             "(",
-            waiting!("messages_ready", "0"),
+            waiting!("waiting w CROSS JOIN messages m ON m.id = w.id", "0"),
             " UNION ALL ",
-            waiting!("messages_deferred_by_device", "1"),
+            waiting!(
+                "messages w INDEXED BY messages_deferred_by_device CROSS JOIN messages m ON m.id = w.id",
+                "1 AND w.status = 1"
+            ),
             " ORDER BY device_no, id LIMIT $3)"
         )
     };
