@@ -109,7 +109,7 @@ impl World {
     /// Draws a device's campaigns, the better ranked first.
     fn share(&self, random: &mut Random, campaigns: u16) -> Sharing {
         let (home, other) = (draw(random, campaigns), draw(random, campaigns));
-        if random.next() % SHARED_EVERY != 0 || home == other {
+        if !random.next().is_multiple_of(SHARED_EVERY) || home == other {
             return Sharing { first: home, second: None };
         }
         let rank = |n: u16| self.campaigns.get(usize::from(n)).map(|c| c.rank);
