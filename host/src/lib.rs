@@ -5,7 +5,7 @@
 //! ```text
 //! http, ui, cli ──▶ store (SQL: the truth) ◀── trigger: campaigns and steps that are due become pending messages
 //!                        │  ▲
-//!              processor ▼  │ workers: begin ▸ render ▸ send ▸ settle        recovery: leases, orphans, drift
+//!              processor ▼  │ workers: turn ▸ render ▸ send ▸ turn           recovery: leases, orphans, drift
 //!                   queue (Redis or memory: an index) ──▶ workers ──▶ plugins (WASM) ──▶ egress ──▶ providers
 //! ```
 //!

@@ -18,7 +18,7 @@
 //! | `broadcast:ready:{shard}` | sorted set | enqueue, ready, finish | device ids by the time (ms) from which they may be claimed |
 //! | `broadcast:generation` | string | whoever finds it missing | a random word; missing means that the server lost its data |
 //! | `ultra:stats:active_workers` | string | each server about once a second | workers sending now, whole cluster |
-//! | `ultra:stats:max_workers` | string | set at start, read about once a second | the limit, whole cluster; operators may change it |
+//! | `ultra:stats:max_workers` | string | set at start, read about once a second | the limit, whole cluster; operators may change it, 0 stops every send |
 //!
 //! Wake-ups travel over the channel `broadcast:wake`. All times in the queue are the queue's own (Redis: the server's
 //! TIME); callers pass and get durations, so the clocks of the servers do not matter.
