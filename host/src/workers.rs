@@ -58,8 +58,10 @@ pub struct Pool {
     processor: Arc<Requests>,
     /// One permit is one worker.
     permits: Arc<Semaphore>,
-    /// How many permits there are: this server's share of the cluster's limit.
+    /// How many permits there may be: this server's share of the cluster's limit.
     share: AtomicU32,
+    /// How many there are beyond that, in use when the share became smaller: the dispatcher takes them out.
+    excess: AtomicU32,
     /// Workers and takeovers that are running.
     tasks: TaskTracker,
     outbox: parking_lot::Mutex<Option<mpsc::Sender<Turn>>>,
@@ -91,6 +93,7 @@ impl Pool {
             processor,
             permits: Arc::new(Semaphore::new(0)),
             share: AtomicU32::new(0),
+            excess: AtomicU32::new(0),
             tasks: TaskTracker::new(),
             outbox: parking_lot::Mutex::new(None),
             lazy: Lazy::default(),
@@ -105,7 +108,8 @@ impl Pool {
     /// Sends in flight.
     pub fn active(&self) -> u32 {
         let free = u32::try_from(self.permits.available_permits()).unwrap_or(u32::MAX);
-        self.share.load(Ordering::Relaxed).saturating_sub(free)
+        let all = self.share.load(Ordering::Relaxed).saturating_add(self.excess.load(Ordering::Relaxed));
+        all.saturating_sub(free)
     }
 
     /// The leases held.
@@ -125,14 +129,24 @@ impl Pool {
 
     /// Sets how many workers this server may have. Fewer takes effect as sends end.
     pub fn set_share(&self, share: u32) {
-        let before = self.share.load(Ordering::Relaxed);
+        let before = self.share.swap(share, Ordering::Relaxed);
         if share > before {
-            self.permits.add_permits(usize::try_from(share - before).unwrap_or(0));
-            self.share.store(share, Ordering::Relaxed);
+            let more = share - before;
+            let kept = self.take_excess(more);
+            self.permits.add_permits(usize::try_from(more - kept).unwrap_or(0));
         } else if share < before {
-            let gone = self.permits.forget_permits(usize::try_from(before - share).unwrap_or(0));
-            self.share.store(before - u32::try_from(gone).unwrap_or(0), Ordering::Relaxed);
+            let fewer = before - share;
+            let gone = self.permits.forget_permits(usize::try_from(fewer).unwrap_or(0));
+            self.excess.fetch_add(fewer.saturating_sub(u32::try_from(gone).unwrap_or(0)), Ordering::Relaxed);
         }
+    }
+
+    /// Takes up to `most` off the excess; returns how many.
+    fn take_excess(&self, most: u32) -> u32 {
+        let taken = self.excess.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |excess| {
+            (excess > 0).then(|| excess - excess.min(most))
+        });
+        taken.map_or(0, |excess| excess.min(most))
     }
 
     /// Runs the pool until `stop`, then waits for the sends in flight and their settlement, but not longer than the
@@ -197,17 +211,24 @@ impl Pool {
 
     /// At least one permit, and as many more as are free.
     async fn take_permits(&self, stop: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
-        let first = tokio::select! {
-            () = stop.cancelled() => return None,
-            permit = self.permits.clone().acquire_owned() => permit.ok()?,
-        };
-        let mut permits = vec![first];
-        while permits.len() < claim::ROUND
-            && let Ok(permit) = self.permits.clone().try_acquire_owned()
-        {
-            permits.push(permit);
+        loop {
+            let first = tokio::select! {
+                () = stop.cancelled() => return None,
+                permit = self.permits.clone().acquire_owned() => permit.ok()?,
+            };
+            let mut permits = vec![first];
+            while permits.len() < claim::ROUND
+                && let Ok(permit) = self.permits.clone().try_acquire_owned()
+            {
+                permits.push(permit);
+            }
+            // Every permit that a worker gives back comes by here: those beyond the share end here, however busy it is.
+            let beyond = self.take_excess(u32::try_from(permits.len()).unwrap_or(0));
+            permits.drain(..usize::try_from(beyond).unwrap_or(0)).for_each(OwnedSemaphorePermit::forget);
+            if !permits.is_empty() {
+                return Some(permits);
+            }
         }
-        Some(permits)
     }
 
     /// Renews the leases well before they run out, until everything is settled.
