@@ -1,6 +1,6 @@
 //! Loop 4: what got stuck. Dead servers' messages, campaigns past their expiry, messages of closed campaigns, devices
 //! that are gone from a pool. Everything here is idempotent and conditional on state and lease holder; nothing is
-//! ever deleted that is not final ([`retention`]). Also run at start.
+//! ever deleted that is not final (module `retention`). Also run at start.
 
 mod retention;
 
