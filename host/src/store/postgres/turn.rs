@@ -199,6 +199,8 @@ async fn statement<'e>(
     // The row may change hands while this waits for it, and with it the message that is to begin, of which only the state
     // before is known: so a device begins only what it was seen idle for.
     // What would be pending again in a run that was closed meanwhile is closed with it.
+    // The contact is looked up on its own (LATERAL, LIMIT): joined, a table without statistics (a store's first campaign)
+    // gets a plan that reads an audience for each message.
     let found: Vec<TurnSql> = pg
         .rows(
             "WITH step AS MATERIALIZED (
@@ -215,7 +217,9 @@ async fn statement<'e>(
                  LEFT JOIN in_flight s ON s.device_no = n.device_no
                  LEFT JOIN messages m ON m.id = n.next_id
                  LEFT JOIN runs r ON r.key = (n.next_id >> 32)::int
-                 LEFT JOIN contacts k ON k.audience_no = r.audience_no AND k.no = (n.next_id & 4294967295)::int
+                 LEFT JOIN LATERAL (SELECT * FROM contacts k
+                                    WHERE k.audience_no = r.audience_no AND k.no = (n.next_id & 4294967295)::int
+                                    LIMIT 1) k ON TRUE
                  LEFT JOIN devices d ON d.no = n.device_no),
              turned AS (
                  UPDATE in_flight f SET
@@ -326,7 +330,9 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
              FROM unnest($1::bigint[], $2::int[]) WITH ORDINALITY AS c (id, device_no, pos)
              LEFT JOIN messages m ON m.id = c.id
              LEFT JOIN runs r ON r.key = (c.id >> 32)::int
-             LEFT JOIN contacts k ON k.audience_no = r.audience_no AND k.no = (c.id & 4294967295)::int
+             LEFT JOIN LATERAL (SELECT * FROM contacts k
+                                WHERE k.audience_no = r.audience_no AND k.no = (c.id & 4294967295)::int
+                                LIMIT 1) k ON TRUE
              LEFT JOIN devices d ON d.no = c.device_no
              LEFT JOIN in_flight f ON f.device_no = c.device_no
              ORDER BY c.pos",
