@@ -211,12 +211,14 @@ pub struct Versions {
 }
 
 /// A message that a worker has claimed from a device's queue and wants to begin: an argument of `Store::turn`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// The message.
     pub message: MessageId,
     /// The device whose queue it came from.
     pub device: DeviceNo,
+    /// The channel that it would go out on: suppressions may be for one.
+    pub channel: String,
     /// The fencing token of the device's lease.
     pub token: i64,
     /// The plugin versions that will be used.

@@ -87,8 +87,13 @@ impl Session {
                 }
             };
             self.lease.goes_on(message);
-            let claim =
-                Claim { message, device: self.device.no, token: self.lease.token(), versions: run.versions(&sender) };
+            let claim = Claim {
+                message,
+                device: self.device.no,
+                channel: self.device.spec.channel.clone(),
+                token: self.lease.token(),
+                versions: run.versions(&sender),
+            };
             let (answer, begun) = oneshot::channel();
             let turn = Turn { done: course.done.take(), next: Next::Begin(claim, answer) };
             if outbox.send(turn).await.is_err() {

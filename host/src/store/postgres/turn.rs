@@ -6,7 +6,7 @@
 //! advisory locks, shared, and who changes pending ones holds them alone ([`still_runs`]); both take them in a statement
 //! before, because a statement sees what was committed when it began.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::consent::suppress_in;
 use super::devices::save_paces_in;
@@ -39,7 +39,7 @@ pub(super) use not_in_flight;
 
 /// Keeps messages of these runs from being begun until the transaction ends.
 pub(super) async fn still_runs(pg: &Postgres, tx: &mut Tx, runs: impl IntoIterator<Item = RunKey>) -> Result<()> {
-    let keys: std::collections::BTreeSet<i32> = runs.into_iter().map(|run| run.0).collect();
+    let keys: BTreeSet<i32> = runs.into_iter().map(|run| run.0).collect();
     pg.sql(concat!("SELECT pg_advisory_xact_lock(", run_locks!(), ", key) FROM unnest($1::int[]) AS r (key)"))
         .bind(keys.into_iter().collect::<Vec<_>>())
         .execute(&mut **tx)
@@ -100,8 +100,7 @@ async fn step(pg: &Postgres, host: HostId, steps: &[Step<'_>], now: Time) -> Res
     }
     let mut tx = pg.begin().await?;
     if begins {
-        let runs: std::collections::BTreeSet<i32> =
-            steps.iter().filter_map(|s| Some(s.claim?.1.message.run().0)).collect();
+        let runs: BTreeSet<i32> = steps.iter().filter_map(|s| Some(s.claim?.1.message.run().0)).collect();
         pg.sql(concat!(
             "SELECT pg_advisory_xact_lock_shared(",
             run_locks!(),
@@ -178,6 +177,12 @@ async fn statement<'e>(
     steps: &[Step<'_>],
     now: Time,
 ) -> Result<Vec<Stepped>> {
+    let runs: BTreeSet<i32> = steps
+        .iter()
+        .flat_map(|s| [s.end.map(|(_, end)| end.message), s.claim.map(|(_, claim)| claim.message)])
+        .filter_map(|message| Some(message?.run().0))
+        .collect();
+    let runs: Vec<i32> = runs.into_iter().collect();
     let ends: Vec<Option<rows::SettleSql<'_>>> =
         steps.iter().map(|s| s.end.map(|(_, end)| rows::SettleSql::from(end))).collect();
     macro_rules! of_end {
@@ -199,34 +204,40 @@ async fn statement<'e>(
     // The row may change hands while this waits for it, and with it the message that is to begin, of which only the state
     // before is known: so a device begins only what it was seen idle for.
     // What would be pending again in a run that was closed meanwhile is closed with it.
-    // The contact is looked up on its own (LATERAL, LIMIT): joined, a table without statistics (a store's first campaign)
-    // gets a plan that reads an audience for each message.
+    // It is written so that no plan can be slow, whatever the planner knows about the tables: each row is passed on
+    // rather than joined again, and the contact is looked up on its own (LATERAL, LIMIT), by both parts of its key.
     let found: Vec<TurnSql> = pg
         .rows(
-            "WITH step AS MATERIALIZED (
-                 SELECT n.*, s.message_id IS NULL AS idle, s.token AS seen_token, s.attempt AS seen_attempt,
-                        s.started_at AS seen_at, m.attempt + 1 AS next_attempt, m.failures, m.due_at AS waits_since,
-                        k.address, k.locale, k.zone, k.variables,
-                        coalesce(m.status = 0 AND m.device_no = n.device_no
-                            AND r.active AND (r.expires_at IS NULL OR r.expires_at > $23)
+            "WITH run AS MATERIALIZED (
+                 SELECT key, audience_no, closed_as, active AND (expires_at IS NULL OR expires_at > $24) AS sends
+                 FROM runs WHERE key = ANY($1)),
+             step AS MATERIALIZED (
+                 SELECT n.*, ended.closed_as, s.message_id IS NULL AS idle, s.token AS seen_token,
+                        s.attempt AS seen_attempt, s.started_at AS seen_at, m.attempt + 1 AS next_attempt, m.failures,
+                        m.due_at AS waits_since, k.address, k.locale, k.zone, k.variables,
+                        coalesce(m.status = 0 AND m.device_no = n.device_no AND r.sends
                             AND NOT EXISTS (SELECT FROM suppressions s
-                                            WHERE s.address = k.address AND s.channel IN ('', d.channel)), FALSE) AS may_start
-                 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $17::bigint[], $18::bigint[], $19::int[],
-                             $20::int[], $21::int[])
-                      AS n (device_no, end_id, end_token, end_attempt, next_id, token, template_no, delay_no, sender_no)
-                 LEFT JOIN in_flight s ON s.device_no = n.device_no
+                                            WHERE s.address = k.address AND s.channel IN ('', n.channel)), FALSE) AS may_start
+                 FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::smallint[], $7::bigint[], $8::smallint[],
+                             $9::bool[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::int[],
+                             $16::int[], $17::int[], $18::bigint[], $19::bigint[], $20::text[], $21::int[], $22::int[],
+                             $23::int[])
+                      AS n (device_no, end_id, end_token, end_attempt, status, due_at, counts, released, started_at,
+                            finished_at, provider_id, reason_code, reason_detail, end_template, end_delay, end_sender,
+                            next_id, token, channel, template_no, delay_no, sender_no)
+                 LEFT JOIN in_flight s ON s.device_no = CASE WHEN n.end_id IS NULL THEN n.device_no END
                  LEFT JOIN messages m ON m.id = n.next_id
-                 LEFT JOIN runs r ON r.key = (n.next_id >> 32)::int
+                 LEFT JOIN run r ON r.key = (n.next_id >> 32)::int
+                 LEFT JOIN run ended ON ended.key = (n.end_id >> 32)::int
                  LEFT JOIN LATERAL (SELECT * FROM contacts k
                                     WHERE k.audience_no = r.audience_no AND k.no = (n.next_id & 4294967295)::int
-                                    LIMIT 1) k ON TRUE
-                 LEFT JOIN devices d ON d.no = n.device_no),
+                                    LIMIT 1) k ON TRUE),
              turned AS (
                  UPDATE in_flight f SET
                      message_id = CASE WHEN t.may_start THEN t.next_id END,
                      token = CASE WHEN t.may_start THEN t.token ELSE f.token END,
                      attempt = CASE WHEN t.may_start THEN t.next_attempt ELSE f.attempt END,
-                     started_at = $23, host_id = $22, template_no = t.template_no, delay_no = t.delay_no,
+                     started_at = $24, host_id = $25, template_no = t.template_no, delay_no = t.delay_no,
                      sender_no = t.sender_no
                  FROM step t
                  WHERE f.device_no = t.device_no
@@ -235,35 +246,28 @@ async fn statement<'e>(
                                  AND t.idle AND f.token = t.seen_token AND f.attempt = t.seen_attempt
                                  AND f.started_at = t.seen_at
                             ELSE f.message_id = t.end_id AND f.token = t.end_token AND f.attempt = t.end_attempt END
-                 RETURNING f.device_no),
+                 RETURNING t.*),
              done AS (
                  UPDATE messages m SET
-                     status = CASE WHEN e.status < 2 THEN coalesce(r.closed_as, e.status) ELSE e.status END,
-                     due_at = coalesce(e.due_at, m.due_at),
-                     attempt = CASE WHEN e.released THEN m.attempt ELSE e.attempt END,
-                     failures = least(m.failures + e.counts, 32767),
-                     template_no = CASE WHEN e.released THEN m.template_no ELSE e.template_no END,
-                     delay_no = CASE WHEN e.released THEN m.delay_no ELSE e.delay_no END,
-                     sender_no = CASE WHEN e.released THEN m.sender_no ELSE e.sender_no END,
-                     started_at = CASE WHEN e.released THEN m.started_at ELSE e.started_at END,
-                     finished_at = CASE WHEN e.status < 2 AND r.closed_as IS NULL THEN NULL ELSE e.finished_at END,
-                     provider_id = e.provider_id,
-                     reason_code = CASE WHEN e.released THEN m.reason_code ELSE e.reason_code END,
-                     reason_detail = CASE WHEN e.released THEN m.reason_detail ELSE e.reason_detail END
+                     status = CASE WHEN t.status < 2 THEN coalesce(t.closed_as, t.status) ELSE t.status END,
+                     due_at = coalesce(t.due_at, m.due_at),
+                     attempt = CASE WHEN t.released THEN m.attempt ELSE t.end_attempt END,
+                     failures = least(m.failures + t.counts, 32767),
+                     template_no = CASE WHEN t.released THEN m.template_no ELSE t.end_template END,
+                     delay_no = CASE WHEN t.released THEN m.delay_no ELSE t.end_delay END,
+                     sender_no = CASE WHEN t.released THEN m.sender_no ELSE t.end_sender END,
+                     started_at = CASE WHEN t.released THEN m.started_at ELSE t.started_at END,
+                     finished_at = CASE WHEN t.status < 2 AND t.closed_as IS NULL THEN NULL ELSE t.finished_at END,
+                     provider_id = t.provider_id,
+                     reason_code = CASE WHEN t.released THEN m.reason_code ELSE t.reason_code END,
+                     reason_detail = CASE WHEN t.released THEN m.reason_detail ELSE t.reason_detail END
                  FROM turned t
-                 JOIN unnest($1::int[], $2::bigint[], $4::int[], $5::smallint[], $6::bigint[], $7::smallint[], $8::bool[],
-                             $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::int[], $15::int[],
-                             $16::int[])
-                      AS e (device_no, id, attempt, status, due_at, counts, released, started_at, finished_at, provider_id,
-                            reason_code, reason_detail, template_no, delay_no, sender_no)
-                      ON e.device_no = t.device_no
-                 JOIN runs r ON r.key = (e.id >> 32)::int
-                 WHERE m.id = e.id AND m.status = 0
+                 WHERE m.id = t.end_id AND m.status = 0
                  RETURNING m.id, m.status),
              counted AS (
                  INSERT INTO run_counts AS c
                      (run_key, shard, sent, delivered, failed, unknown, suppressed, expired, cancelled)
-                 SELECT (id >> 32)::int, $24, count(*) FILTER (WHERE status = 3), count(*) FILTER (WHERE status = 4),
+                 SELECT (id >> 32)::int, $26, count(*) FILTER (WHERE status = 3), count(*) FILTER (WHERE status = 4),
                         count(*) FILTER (WHERE status = 6), count(*) FILTER (WHERE status = 7),
                         count(*) FILTER (WHERE status = 8), count(*) FILTER (WHERE status = 9),
                         count(*) FILTER (WHERE status = 10)
@@ -273,10 +277,11 @@ async fn statement<'e>(
                      failed = c.failed + excluded.failed, unknown = c.unknown + excluded.unknown,
                      suppressed = c.suppressed + excluded.suppressed, expired = c.expired + excluded.expired,
                      cancelled = c.cancelled + excluded.cancelled)
-             SELECT t.device_no, e.id IS NOT NULL AS ended, t.may_start AS started, t.next_id AS id,
-                    t.next_attempt AS attempt, t.failures, t.waits_since AS due_at, t.address, t.locale, t.zone, t.variables
-             FROM turned u JOIN step t ON t.device_no = u.device_no LEFT JOIN done e ON e.id = t.end_id",
+             SELECT device_no, coalesce(end_id IN (SELECT id FROM done), FALSE) AS ended, may_start AS started, next_id AS id,
+                    next_attempt AS attempt, failures, waits_since AS due_at, address, locale, zone, variables
+             FROM turned",
         )
+        .bind(&runs)
         .bind(steps.iter().map(|s| s.device.0).collect::<Vec<_>>())
         .bind(of_end!(e => e.message.0))
         .bind(of_end!(e => e.token))
@@ -295,11 +300,12 @@ async fn statement<'e>(
         .bind(of_end!(e => e.versions.sender.0))
         .bind(of_claim!(c => c.message.0))
         .bind(of_claim!(c => c.token))
+        .bind(of_claim!(c => c.channel.as_str()))
         .bind(of_claim!(c => c.versions.template.0))
         .bind(of_claim!(c => c.versions.delay.0))
         .bind(of_claim!(c => c.versions.sender.0))
-        .bind(host.0)
         .bind(now.as_ms())
+        .bind(host.0)
         .bind(pg.shard)
         .fetch_all(executor)
         .await?;
@@ -326,20 +332,20 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
             "SELECT coalesce(m.status = 0 AND m.device_no = c.device_no AND f.message_id IS DISTINCT FROM m.id, FALSE) AS waiting,
                     coalesce(r.active, FALSE) AS active, coalesce(r.expires_at <= $3, FALSE) AS expired,
                     EXISTS (SELECT FROM suppressions s
-                            WHERE s.address = k.address AND s.channel IN ('', d.channel)) AS suppressed
-             FROM unnest($1::bigint[], $2::int[]) WITH ORDINALITY AS c (id, device_no, pos)
+                            WHERE s.address = k.address AND s.channel IN ('', c.channel)) AS suppressed
+             FROM unnest($1::bigint[], $2::int[], $4::text[]) WITH ORDINALITY AS c (id, device_no, channel, pos)
              LEFT JOIN messages m ON m.id = c.id
              LEFT JOIN runs r ON r.key = (c.id >> 32)::int
              LEFT JOIN LATERAL (SELECT * FROM contacts k
                                 WHERE k.audience_no = r.audience_no AND k.no = (c.id & 4294967295)::int
                                 LIMIT 1) k ON TRUE
-             LEFT JOIN devices d ON d.no = c.device_no
              LEFT JOIN in_flight f ON f.device_no = c.device_no
              ORDER BY c.pos",
         )
         .bind(&ids)
         .bind(&devices)
         .bind(now.as_ms())
+        .bind(claims.iter().map(|c| c.channel.as_str()).collect::<Vec<_>>())
         .fetch_all(&pg.pool)
         .await?;
     let mut answers: Vec<Begun> = refusals

@@ -159,7 +159,7 @@ impl Facts {
 /// One row comes back for a chunk of steps: each value of a row is memory that passes from the connection's thread to the
 /// caller's, and both wait for each other at SQLite's allocator.
 static DECIDE: LazyLock<String> = LazyLock::new(|| {
-    let steps = values(7);
+    let steps = values(8);
     format!(
         "SELECT json_group_array(json_array(s.pos,
                 coalesce(f.message_id = s.ends AND f.token = s.end_token AND f.attempt = s.end_attempt, 0) * {HOLDS}
@@ -167,12 +167,12 @@ static DECIDE: LazyLock<String> = LazyLock::new(|| {
                 + coalesce(m.status = 0 AND m.device_no = s.device_no AND f.message_id IS NOT m.id, 0) * {WAITING}
                 + coalesce(r.active, 0) * {ACTIVE} + coalesce(r.expires_at <= ?, 0) * {EXPIRED}
                 + EXISTS (SELECT 1 FROM suppressions x
-                          WHERE x.address = k.address AND x.channel IN ('', d.channel)) * {SUPPRESSED},
+                          WHERE x.address = k.address AND x.channel IN ('', s.channel)) * {SUPPRESSED},
                 er.closed_as,
                 iif(k.no IS NULL, NULL,
                     json_array(m.attempt, m.failures, m.due_at, k.address, k.locale, k.zone, k.variables))))
          FROM (SELECT column1 AS pos, column2 AS device_no, column3 AS ends, column4 AS end_token, column5 AS end_attempt,
-                      column6 AS begins, column7 AS token
+                      column6 AS begins, column7 AS token, column8 AS channel
                FROM ({steps})) AS s
          LEFT JOIN in_flight f ON f.device_no = s.device_no
          LEFT JOIN device_state p ON p.device_no = s.device_no
@@ -180,7 +180,6 @@ static DECIDE: LazyLock<String> = LazyLock::new(|| {
          LEFT JOIN messages m ON m.id = s.begins
          LEFT JOIN runs r ON r.key = m.id >> 32
          LEFT JOIN contacts k ON k.audience_no = r.audience_no AND k.no = m.id & 4294967295
-         LEFT JOIN devices d ON d.no = m.device_no
          WHERE s.pos IS NOT NULL"
     )
 });
@@ -200,7 +199,8 @@ async fn decide(lite: &Sqlite, tx: &mut Tx, steps: &[Step<'_>], now: Time) -> Re
                 .bind(end.map(|e| e.token))
                 .bind(end.map(|e| i64::from(e.attempt)))
                 .bind(claim.map(|c| c.message.0))
-                .bind(claim.map(|c| c.token));
+                .bind(claim.map(|c| c.token))
+                .bind(claim.map(|c| c.channel.as_str()));
         }
         let text = query.fetch_one(&mut **tx).await?;
         let mut facts: Vec<Facts> = rows::from_json("what decides a turn", &text)?;
