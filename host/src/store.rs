@@ -309,6 +309,15 @@ pub struct Enrolled {
     pub suppressed: u32,
 }
 
+/// In which groups turns are best written: see [`Store::turn`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grouping {
+    /// Groups at the same time.
+    pub groups: usize,
+    /// Turns in a group at most.
+    pub turns: usize,
+}
+
 /// The state of the database, for `doctor`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreHealth {
@@ -328,6 +337,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// `postgres` or `sqlite`.
     fn kind(&self) -> &'static str;
+    /// In which groups turns are best written.
+    fn grouping(&self) -> Grouping;
     /// Whether the store answers; the time it shows (its own clock for PostgreSQL, this machine's for SQLite).
     async fn now(&self) -> Result<Time>;
     /// What the database is, and what an operator should change about it.

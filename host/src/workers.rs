@@ -39,7 +39,7 @@ use crate::workers::breakers::Breakers;
 use crate::workers::due::Due;
 use crate::workers::leases::Leases;
 use crate::workers::session::Session;
-use crate::workers::turns::{BACKLOG, Lazy, Turn, WRITERS};
+use crate::workers::turns::{BACKLOG, Lazy, Turn};
 use crate::workers::verdict::Consequence;
 
 /// How long the dispatcher sleeps at most: the price of a lost wake-up.
@@ -156,7 +156,7 @@ impl Pool {
         *self.outbox.lock() = Some(outbox);
         let inbox = Arc::new(tokio::sync::Mutex::new(inbox));
         let writers = TaskTracker::new();
-        for _ in 0..WRITERS {
+        for _ in 0..self.core.store.grouping().groups {
             writers.spawn(self.clone().turn_loop(inbox.clone()));
         }
         writers.close();

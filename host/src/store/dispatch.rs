@@ -11,6 +11,9 @@ macro_rules! store_by_subject {
             fn kind(&self) -> &'static str {
                 <$backend>::KIND
             }
+            fn grouping(&self) -> Grouping {
+                <$backend>::GROUPING
+            }
             async fn now(&self) -> Result<Time> {
                 self.database_time().await
             }

@@ -48,6 +48,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that only read.
 const READERS: u32 = 4;
+/// Page caches: KiB, negative. What a reader does not find in its own it finds in the system's.
+const WRITER_CACHE: &str = "-65536";
+const READER_CACHE: &str = "-8192";
 /// How often opening a file is tried again that another process is opening too, and how long it waits in between.
 const OPEN_REPEATS: u32 = 100;
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
@@ -65,6 +68,10 @@ type Tx = Transaction<'static, sqlx::Sqlite>;
 
 impl Sqlite {
     const KIND: &'static str = "sqlite";
+
+    /// There is one writer: a second group is put together while the first is written, and the larger they are the fewer
+    /// times the disk is waited for.
+    const GROUPING: Grouping = Grouping { groups: 2, turns: 512 };
 
     /// Opens the file that `sqlite:PATH` names, makes it where there is none, and brings its tables up to date.
     ///
@@ -86,7 +93,7 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .pragma("temp_store", "memory")
-            .pragma("cache_size", "-65536")
+            .pragma("cache_size", WRITER_CACHE)
             .pragma("journal_size_limit", "67108864")
             .statement_cache_capacity(256);
         migrate(&options).await?;
@@ -99,7 +106,8 @@ impl Sqlite {
                 .test_before_acquire(false)
         };
         let writer = pool(1).connect_with(options.clone()).await?;
-        let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
+        let readers =
+            pool(READERS).connect_with(options.pragma("query_only", "on").pragma("cache_size", READER_CACHE)).await?;
         Ok(Self { writer, readers, statements: AtomicU64::new(0), clock: SystemClock::new() })
     }
 

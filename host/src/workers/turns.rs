@@ -18,12 +18,8 @@ use crate::store::StoreError;
 use crate::workers::Pool;
 use crate::workers::pacing::LAZY;
 
-/// Turns written in one transaction at most.
-const GROUP: usize = 512;
 /// Turns that may wait to be written; beyond that workers wait, and so does the dispatcher.
 pub const BACKLOG: usize = 2048;
-/// Groups written at the same time.
-pub const WRITERS: usize = 2;
 
 /// Flushes of paces for each one of metrics.
 const METRICS_EVERY: u32 = 4;
@@ -95,9 +91,10 @@ pub struct Lazy {
 impl Pool {
     /// Writes groups until every sender of the channel is gone.
     pub async fn turn_loop(self: Arc<Self>, inbox: Arc<tokio::sync::Mutex<mpsc::Receiver<Turn>>>) {
+        let most = self.core.store.grouping().turns;
         loop {
-            let mut group = Vec::with_capacity(GROUP);
-            if inbox.lock().await.recv_many(&mut group, GROUP).await == 0 {
+            let mut group = Vec::with_capacity(most);
+            if inbox.lock().await.recv_many(&mut group, most).await == 0 {
                 return;
             }
             self.write(group).await;

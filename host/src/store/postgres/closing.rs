@@ -122,7 +122,7 @@ pub(super) async fn close_pending(pg: &Postgres, run: RunKey, to: MessageStatus,
             .bind(code)
             .bind(now.as_ms())
             .bind(run.0)
-            .bind(pg.shard)
+            .bind(pg.shard())
             .fetch_one(&mut *tx)
             .await?;
         // At the end it starts over: an attempt that ended meanwhile may have left a pending message behind the cursor.
@@ -191,7 +191,7 @@ pub(super) async fn retry_failed(pg: &Postgres, run: RunKey, limit: u32, now: Ti
             .bind(i64::from(limit))
             .bind(now.as_ms())
             .bind(run.0)
-            .bind(pg.shard)
+            .bind(pg.shard())
             .fetch_one(&mut *tx)
             .await?;
         pg.commit(tx).await?;

@@ -104,7 +104,7 @@ async fn exit_suppressed(
     .bind(channels)
     .bind(reasons)
     .bind(times)
-    .bind(pg.shard)
+    .bind(pg.shard())
     .execute(&mut **tx)
     .await?;
     Ok(())

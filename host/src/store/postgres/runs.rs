@@ -227,7 +227,7 @@ async fn expand_in_one(pg: &Postgres, run: RunKey, cursor: u32, page: u32, now: 
         .bind(state.cursor)
         .bind(i64::from(page.max(1)))
         .bind(now.as_ms())
-        .bind(pg.shard)
+        .bind(pg.shard())
         .fetch_one(&mut *tx)
         .await?;
     if expanded.pending + expanded.suppressed != expanded.contacts {

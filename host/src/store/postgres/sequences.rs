@@ -299,7 +299,7 @@ pub(super) async fn step_due(pg: &Postgres, now: Time, limit: u32) -> Result<(Ve
             )
             .bind(now.as_ms())
             .bind(i64::from(limit))
-            .bind(pg.shard)
+            .bind(pg.shard())
             .fetch_all(&pg.pool)
             .await?)
     })
@@ -348,7 +348,7 @@ pub(super) async fn exit_enrolment(
             .bind(address)
             .bind(reason)
             .bind(now.as_ms())
-            .bind(pg.shard)
+            .bind(pg.shard())
             .fetch_one(&mut *tx)
             .await?;
         pg.commit(tx).await?;

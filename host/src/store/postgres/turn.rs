@@ -306,7 +306,7 @@ async fn statement<'e>(
         .bind(of_claim!(c => c.versions.sender.0))
         .bind(now.as_ms())
         .bind(host.0)
-        .bind(pg.shard)
+        .bind(pg.shard())
         .fetch_all(executor)
         .await?;
     let mut by_device: HashMap<i32, TurnSql> = found.into_iter().map(|row| (row.device_no, row)).collect();
@@ -409,7 +409,7 @@ async fn end_unsent(pg: &Postgres, messages: &[(i64, i32, i16)], now: Time) -> R
             .bind(messages.iter().map(|(_, device, _)| *device).collect::<Vec<_>>())
             .bind(messages.iter().map(|(.., code)| *code).collect::<Vec<_>>())
             .bind(now.as_ms())
-            .bind(pg.shard)
+            .bind(pg.shard())
             .fetch_all(&mut *tx)
             .await?;
         pg.commit(tx).await?;
