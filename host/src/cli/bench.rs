@@ -24,8 +24,9 @@ use super::local::{Driver, Local, interrupted};
 use super::progress::Progress;
 use crate::campaign::{CampaignSpec, CampaignStatus};
 use crate::config::{Config, Role};
+use crate::core::Core;
 use crate::device::DeviceSpec;
-use crate::id::CampaignId;
+use crate::id::{CampaignId, DeviceId};
 use crate::message::Counts;
 use ledger::Ledger;
 use pacing::Asked;
@@ -34,6 +35,8 @@ use sink::{Sink, SinkReport};
 
 /// How often the end is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Steps of a ramp at most.
+const RAMP_STEPS: u32 = 1_000;
 /// The name of what the bench makes.
 const NAME: &str = "bench";
 
@@ -58,6 +61,10 @@ pub struct Args {
     /// How long a device waits after each send, in milliseconds.
     #[arg(long, default_value = "0", value_name = "A..B")]
     delay_ms: Asked,
+    /// Let devices begin one after the other over this time, as in a fleet that has been sending for long; else they all
+    /// begin at once. Milliseconds.
+    #[arg(long, default_value_t = 0, value_name = "R")]
+    ramp_ms: u32,
     /// Stop after so many messages have ended; the rest stays waiting. Shows what a message costs with many behind it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     stop_after: Option<u32>,
@@ -204,6 +211,7 @@ async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf)
     let mut watch = Watch::new(&driver, id, args);
     watch.until(|counts| counts.total() == u64::from(args.messages)).await?;
     seconds.expand = (core.clock.monotonic() - launched_at).as_secs_f64();
+    ramp(&core, args).await?;
     let opened_at = core.clock.now();
     core.queue.max_workers(args.workers, true).await?;
     let all = u64::from(args.messages);
@@ -217,7 +225,7 @@ async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf)
     let spent = Spent::so_far(&core).await?.since(&before);
     watch.finish();
 
-    let mut ledger = Ledger::new(args.delay_ms, opened_at)?;
+    let mut ledger = Ledger::new(args.delay_ms, opened_at.plus(Duration::from_millis(args.ramp_ms.into())))?;
     let ended = all - driver.view(id).await?.counts.open();
     driver
         .each_message(id, |row| {
@@ -254,9 +262,26 @@ async fn write_audience(csv: &PathBuf, messages: u32) -> anyhow::Result<()> {
 }
 
 fn fleet(devices: u32) -> anyhow::Result<Vec<DeviceSpec>> {
-    let width = 7;
-    let one = |n| json!({"id": format!("bench-{n:0width$}"), "channel": "sms", "tags": [NAME]});
-    (0..devices).map(|n| Ok(serde_json::from_value(one(n))?)).collect()
+    (0..devices)
+        .map(|n| Ok(serde_json::from_value(json!({"id": device_id(n), "channel": "sms", "tags": [NAME]}))?))
+        .collect()
+}
+
+fn device_id(n: u32) -> String {
+    format!("bench-{n:07}")
+}
+
+/// Has devices wait for their turn to begin.
+async fn ramp(core: &Core, args: &Args) -> anyhow::Result<()> {
+    let steps = args.ramp_ms.min(RAMP_STEPS);
+    for step in 0..steps {
+        let turn: Vec<DeviceId> = (step..args.devices)
+            .step_by(usize::try_from(steps)?)
+            .map(|n| device_id(n).parse())
+            .collect::<Result<_, _>>()?;
+        core.queue.hold(&turn, Duration::from_millis(args.ramp_ms.into()) * step / steps).await?;
+    }
+    Ok(())
 }
 
 fn campaign(args: &Args, receiver: &Receiver) -> anyhow::Result<CampaignSpec> {
