@@ -2,6 +2,7 @@
 //! small fleets to put into them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod chaos;
 pub mod client;
 pub mod fleet;
 pub mod plans;

@@ -18,6 +18,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 pub struct Postgres {
     port: u16,
     log: PathBuf,
+    /// The server's command line.
+    command: Vec<String>,
     databases: AtomicU32,
     /// Databases that no test uses any more: the next test drops them, so that the folder stays small.
     finished: Mutex<Vec<String>>,
@@ -106,18 +108,24 @@ impl Postgres {
             .output()?;
         anyhow::ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut line = command("postgres");
+        let folder_name = folder.path().to_string_lossy().into_owned();
+        line.extend(["-D".to_owned(), data.to_string_lossy().into_owned()]);
+        line.extend(["-p".to_owned(), port.to_string(), "-k".to_owned(), folder_name]);
+        let own = [
+            "listen_addresses=127.0.0.1",
+            "fsync=off",
+            "full_page_writes=off",
+            "max_connections=300",
+            "shared_buffers=64MB",
+            "autovacuum_naptime=10s",
+            // Shared memory as files of the folder: they go with it.
+            "dynamic_shared_memory_type=mmap",
+        ];
+        line.extend(own.iter().chain(settings).flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
         let mut server = Command::new("setsid")
             .args(["sh", "-c", WATCHDOG, "sh"])
-            .args(command("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-p", &port.to_string(), "-k"])
-            .arg(folder.path())
-            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "full_page_writes=off"])
-            .args(["-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=10s"])
-            // Shared memory as files of the folder: they go with it.
-            .args(["-c", "dynamic_shared_memory_type=mmap"])
-            .args(settings.iter().flat_map(|setting| ["-c", setting]))
+            .args(&line)
             .env("FOLDER", folder.path())
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -129,7 +137,58 @@ impl Postgres {
         let folder = folder.keep();
         wait_until_ready(&folder)?;
         let log = folder.join("log");
-        Ok(Self { port, log, databases: AtomicU32::new(0), finished: Mutex::default(), _alive: alive })
+        Ok(Self { port, log, command: line, databases: AtomicU32::new(0), finished: Mutex::default(), _alive: alive })
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// SIGKILL to the server; its sessions end with it.
+    pub fn kill(&self) {
+        if let Some(pid) = self.pid() {
+            let _gone_already = Command::new("kill").args(["-KILL", &pid]).stderr(Stdio::null()).status();
+        }
+    }
+
+    fn pid(&self) -> Option<String> {
+        let file = self.log.with_file_name("data").join("postmaster.pid");
+        Some(std::fs::read_to_string(file).ok()?.lines().next()?.trim().to_owned())
+    }
+
+    /// Starts a killed server again and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not within half a minute.
+    pub async fn restart(&self) {
+        let data = self.log.with_file_name("data");
+        crate::wait::eventually("the sessions have ended", Duration::from_secs(30), || {
+            // All of them work in the data folder; one that is dead and not waited for yet works nowhere.
+            let working = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+            let ended =
+                !working.into_iter().any(|p| std::fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == data));
+            async move { ended }
+        })
+        .await;
+        // They name a process that its parent, the watchdog, has not waited for: the new server would take it for alive.
+        let socket = self.log.with_file_name(format!(".s.PGSQL.{}.lock", self.port));
+        for lock in [data.join("postmaster.pid"), socket] {
+            let _never_written = std::fs::remove_file(lock);
+        }
+        let log = std::fs::OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
+        Command::new(&self.command[0])
+            .args(&self.command[1..])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("PostgreSQL starts");
+        crate::wait::eventually("PostgreSQL is back", Duration::from_secs(30), || async {
+            PgConnection::connect(&self.url("postgres")).await.is_ok()
+        })
+        .await;
     }
 
     /// The file that the server writes its log to.

@@ -94,6 +94,14 @@ impl Server {
         }
     }
 
+    /// Removes what a killed server has on its disk.
+    pub fn forget(&self) {
+        for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let _log_may_stay = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        }
+    }
+
     /// Starts it again on the same port with what is on its disk; `false` when it did not come up.
     pub async fn restart(&mut self) -> bool {
         self.kill();

@@ -88,10 +88,11 @@ impl Setup {
     }
 }
 
-/// The built program: beside the folder of the test binary.
+/// The built program: beside the folder of the test binary, or beside a program like it.
 pub fn binary() -> PathBuf {
-    let tests = std::env::current_exe().expect("a path");
-    let profile = tests.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let this = std::env::current_exe().expect("a path");
+    let folder = this.parent().expect("target/<profile>[/deps]");
+    let profile = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
     let binary = profile.join("carillon");
     assert!(binary.exists(), "{} is missing: tests/run builds it first", binary.display());
     binary
@@ -112,6 +113,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, at once.
     pub fn kill(&mut self) {
         let _gone_already = self.child.kill();

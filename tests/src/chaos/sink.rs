@@ -1,0 +1,264 @@
+//! The ledger: a sink that has each message on disk before it answers, and that answers as providers do on bad days.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// What the sink does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Takes the message and says so.
+    Takes,
+    /// Takes it and says so late.
+    TakesLate,
+    /// Takes it and cuts the connection.
+    TakesAndCuts,
+    /// Takes it and says nothing until the sender gives up.
+    TakesAndHangs,
+    /// Does not take it: 429 with `Retry-After`.
+    TooMany,
+    /// Does not take it: 503 with nothing else.
+    Broken,
+}
+
+impl Manner {
+    /// Whether the recipient would have got the message.
+    pub fn takes(self) -> bool {
+        !matches!(self, Self::TooMany | Self::Broken)
+    }
+
+    fn draw(rng: &mut StdRng) -> Self {
+        match rng.random_range(0..1_000) {
+            0..10 => Self::TakesLate,
+            10..14 => Self::TakesAndCuts,
+            14..17 => Self::TakesAndHangs,
+            17..25 => Self::TooMany,
+            25..33 => Self::Broken,
+            _ => Self::Takes,
+        }
+    }
+}
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The message id, which is also the idempotency key.
+    pub message: String,
+    /// The device that sent it.
+    pub device: String,
+    /// Which attempt it says it is.
+    pub attempt: u64,
+    /// When it had arrived whole.
+    pub at: Instant,
+    /// When the answer was ready, or the sender gave up.
+    pub ended_at: Instant,
+    /// What the sink did with it.
+    pub manner: Manner,
+}
+
+/// Called with the address of a request's sender when the request is on disk; `true`: do not answer it.
+type Trap = Box<dyn Fn(SocketAddr) -> bool + Send>;
+
+struct Shared {
+    arrivals: Mutex<Vec<Arrival>>,
+    rng: Mutex<StdRng>,
+    disk: mpsc::UnboundedSender<(String, oneshot::Sender<()>)>,
+    trap: Mutex<Option<Trap>>,
+    calm: std::sync::atomic::AtomicBool,
+}
+
+/// A running sink.
+pub struct Sink {
+    /// Where it listens.
+    pub port: u16,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Sink {
+    /// Starts a sink that keeps its ledger in this file.
+    ///
+    /// # Panics
+    /// When there is no free port or the file cannot be made.
+    pub async fn start(file: &Path, seed: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let shared = Arc::new(Shared {
+            arrivals: Mutex::default(),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            disk: write_down(File::create(file).expect("the ledger can be made")),
+            trap: Mutex::default(),
+            calm: false.into(),
+        });
+        let all = shared.clone();
+        let server = tokio::spawn(async move {
+            while let Ok((stream, from)) = listener.accept().await {
+                let all = all.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| answer(request, from, all.clone()));
+                    let _cut = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Self { port, shared, server }
+    }
+
+    /// The URL that messages are posted to.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/send", self.port)
+    }
+
+    /// From now on every message is taken at once.
+    pub fn be_kind(&self, kind: bool) {
+        self.shared.calm.store(kind, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Springs when a request is on disk and not answered yet, until it says `true` once.
+    pub fn set_trap(&self, trap: impl Fn(SocketAddr) -> bool + Send + 'static) {
+        *self.shared.trap.lock() = Some(Box::new(trap));
+    }
+
+    /// Takes the trap away.
+    pub fn clear_trap(&self) {
+        *self.shared.trap.lock() = None;
+    }
+
+    /// Takes every request so far, in order of arrival, by message.
+    pub fn take(&self) -> Vec<Arrival> {
+        std::mem::take(&mut *self.shared.arrivals.lock())
+    }
+
+    /// Every request so far, by device, each in order of arrival.
+    pub fn by_device(arrivals: &[Arrival]) -> HashMap<&str, Vec<&Arrival>> {
+        let mut devices: HashMap<&str, Vec<&Arrival>> = HashMap::new();
+        for arrival in arrivals {
+            devices.entry(&arrival.device).or_default().push(arrival);
+        }
+        devices
+    }
+
+    /// Requests so far.
+    pub fn count(&self) -> usize {
+        self.shared.arrivals.lock().len()
+    }
+
+    /// A copy of every request so far.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.shared.arrivals.lock().clone()
+    }
+}
+
+/// A thread that writes lines down: all that came in meanwhile, then one flush to the disk for them all.
+fn write_down(mut file: File) -> mpsc::UnboundedSender<(String, oneshot::Sender<()>)> {
+    let (lines, mut inbox) = mpsc::unbounded_channel::<(String, oneshot::Sender<()>)>();
+    std::thread::spawn(move || {
+        while let Some(first) = inbox.blocking_recv() {
+            let mut group = vec![first];
+            while let Ok(next) = inbox.try_recv() {
+                group.push(next);
+            }
+            let text: String = group.iter().map(|(line, _)| line.as_str()).collect();
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).expect("the ledger is written");
+            for (_, written) in group {
+                let _gone = written.send(());
+            }
+        }
+    });
+    lines
+}
+
+/// Notes when a request was over, also when the sender hung up.
+struct Open {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(arrival) = self.shared.arrivals.lock().get_mut(self.index) {
+            arrival.ended_at = Instant::now();
+        }
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    from: SocketAddr,
+    shared: Arc<Shared>,
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    let key = request.headers().get("idempotency-key").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    // Cut before it was whole: it did not arrive.
+    let body = request.into_body().collect().await?.to_bytes();
+    let at = Instant::now();
+    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+    let (message, device, attempt) = (text("id"), text("device"), json["attempt"].as_u64().unwrap_or(0));
+    let manner = if shared.calm.load(std::sync::atomic::Ordering::Relaxed) {
+        Manner::Takes
+    } else {
+        Manner::draw(&mut shared.rng.lock())
+    };
+    let line = format!("{message}\t{key}\t{device}\t{attempt}\t{manner:?}\n");
+    let index = {
+        let mut arrivals = shared.arrivals.lock();
+        arrivals.push(Arrival { message: message.clone(), device, attempt, at, ended_at: at, manner });
+        arrivals.len() - 1
+    };
+    let open = Open { shared: shared.clone(), index };
+    let (written, on_disk) = oneshot::channel();
+    shared.disk.send((line, written))?;
+    on_disk.await?;
+    let sprung = shared.trap.lock().as_ref().is_some_and(|trap| trap(from));
+    if sprung {
+        *shared.trap.lock() = None;
+        return Err("the trap sprang".into());
+    }
+    let refuse = |status: u16| Response::builder().status(status).body(Full::new(Bytes::new()));
+    let response = match manner {
+        Manner::TooMany => Response::builder().status(429).header("retry-after", "1").body(Full::new(Bytes::new()))?,
+        Manner::Broken => refuse(503)?,
+        Manner::TakesAndCuts => return Err("cut on purpose".into()),
+        Manner::TakesAndHangs => {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            refuse(504)?
+        }
+        Manner::Takes | Manner::TakesLate => {
+            if manner == Manner::TakesLate {
+                let wait = shared.rng.lock().random_range(20..600);
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+            }
+            let status = if key == message && !message.is_empty() { 202 } else { 400 };
+            let answer = serde_json::json!({ "id": format!("sink-{message}") }).to_string();
+            Response::builder().status(status).body(Full::new(answer.into()))?
+        }
+    };
+    drop(open);
+    Ok(response)
+}

@@ -1,0 +1,24 @@
+//! The short run of faults: what `tests/run chaos` does for long.
+
+use std::time::Duration;
+
+use carillon_tests::chaos::{self, Plan};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_doubled_in_a_storm() {
+    let seed = std::env::var("CARILLON_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("CARILLON_TEST_SEED={seed}");
+    let outcome = chaos::run(&Plan {
+        seed,
+        messages: 6_000,
+        devices: 150,
+        delay: Duration::from_millis(500),
+        kills: 20,
+        lease: Duration::from_secs(2),
+        patience: Duration::from_secs(90),
+    })
+    .await;
+    println!("{outcome:#?}");
+    assert!(outcome.findings.violations.is_empty(), "seed {seed}: {:#?}", outcome.findings.violations);
+    assert!(outcome.findings.gaps > 1_000 && outcome.kills() > 0, "the storm was none");
+}
