@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::chaos::Plan;
-use crate::chaos::sink::{Arrival, Sink};
-use crate::chaos::world::{ATTEMPT_TIMEOUT, Row, World};
+use crate::chaos::sink::{Arrival, Manner, Sink};
+use crate::chaos::world::{Row, World};
 
 /// The store keeps whole milliseconds, and the answer is noted a moment before it leaves.
 const GRAIN: Duration = Duration::from_millis(2);
@@ -130,8 +130,9 @@ fn doubtful(message: &Value) -> HashSet<u64> {
 fn in_turn(device: &str, arrivals: &[&Arrival], delay: Duration, found: &mut Findings) {
     for pair in arrivals.windows(2) {
         let [before, after] = pair else { continue };
-        // A stopped server leaves its request open for as long as it is stopped; its device is not its own any more.
-        let ended_at = before.ended_at.min(before.at + ATTEMPT_TIMEOUT);
+        // A request that is never answered ends when its sender gives up, or when its sender is stopped or dies, of which
+        // the sink knows nothing: only what the recipient would see is sure.
+        let ended_at = if before.manner == Manner::TakesAndHangs { before.at } else { before.ended_at };
         let gap = after.at.saturating_duration_since(ended_at);
         if after.at + GRAIN < ended_at {
             found.wrong(format!("{device}: two at a time: {}", told(pair)));

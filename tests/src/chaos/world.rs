@@ -25,7 +25,7 @@ use crate::server::{Server, Setup, TOKEN};
 /// Servers of a world.
 pub const SERVERS: usize = 3;
 /// How long the campaigns' sender waits for an answer: a sink that hangs must not hold a device for long.
-pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one attempt may take in all.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 
