@@ -108,10 +108,20 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// Time since an arbitrary start that only grows and keeps growing while the process is stopped: what leases
     /// are measured with.
     fn monotonic(&self) -> Duration;
+
+    /// By how much [`Clock::now`] may differ from the store's clock at most.
+    fn uncertainty(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A clock that is shared by everything in the process.
 pub type SharedClock = Arc<dyn Clock>;
+
+/// Both clocks are read in whole milliseconds.
+const GRAIN: Duration = Duration::from_millis(2);
+/// How fast two clocks drift apart at most: one part in so many. Crystals are ten times better.
+const DRIFT: u32 = 10_000;
 
 /// The operating system's clock, moved by the difference to the store's clock so that all servers of one store
 /// agree to within a network round trip, whatever their own clocks say.
@@ -121,20 +131,51 @@ pub struct SystemClock {
     /// Wall time at `start`, as measured then. The wall clock is this plus the monotonic time, so that a step of the
     /// operating system's clock does not reach the engine at all.
     wall_at_start_ms: AtomicI64,
+    followed: Mutex<Option<Followed>>,
+}
+
+/// What the store's clock was last set by.
+#[derive(Debug, Clone, Copy)]
+struct Followed {
+    /// Half the round trip: the answer may have been given at its very beginning or end.
+    error: Duration,
+    /// When, on the monotonic clock.
+    at: Duration,
+}
+
+impl Followed {
+    fn error_at(self, now: Duration) -> Duration {
+        self.error + now.saturating_sub(self.at) / DRIFT
+    }
 }
 
 impl SystemClock {
     /// A clock that starts from what the operating system says now.
     #[allow(clippy::disallowed_methods)] // The one place that reads the operating system's clocks.
     pub fn new() -> Self {
-        Self { start: Instant::now(), wall_at_start_ms: AtomicI64::new(Timestamp::now().as_millisecond()) }
+        Self {
+            start: Instant::now(),
+            wall_at_start_ms: AtomicI64::new(Timestamp::now().as_millisecond()),
+            followed: Mutex::default(),
+        }
     }
 
-    /// Moves this clock to the store's: `store_now` was read by a call that took `round_trip`.
+    /// Moves this clock to the store's: `store_now` was read by a call that took `round_trip`. A call that took long says
+    /// little, so it only counts when nothing better is known, or when it proves what is known wrong.
     pub fn follow(&self, store_now: Time, round_trip: Duration) {
-        let at_middle = store_now.plus(round_trip / 2);
-        let elapsed = millis(self.monotonic());
-        self.wall_at_start_ms.store(at_middle.as_ms().saturating_sub(elapsed), Ordering::Relaxed);
+        let now = self.monotonic();
+        let wall_at_start = store_now.plus(round_trip / 2).as_ms().saturating_sub(millis(now));
+        let heard = Followed { error: round_trip / 2, at: now };
+        let mut followed = self.followed.lock();
+        if let Some(before) = *followed {
+            let off = wall_at_start.abs_diff(self.wall_at_start_ms.load(Ordering::Relaxed));
+            let explained = heard.error + before.error_at(now) + GRAIN;
+            if heard.error > before.error_at(now) && Duration::from_millis(off) <= explained {
+                return;
+            }
+        }
+        *followed = Some(heard);
+        self.wall_at_start_ms.store(wall_at_start, Ordering::Relaxed);
     }
 }
 
@@ -151,6 +192,10 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn uncertainty(&self) -> Duration {
+        self.followed.lock().map_or(Duration::ZERO, |followed| followed.error_at(self.monotonic()))
     }
 }
 
@@ -200,5 +245,23 @@ mod tests {
         clock.follow(Time::from_ms(1_000_000), Duration::from_millis(10));
         let ahead = clock.now().since(Time::from_ms(1_000_005));
         assert!(clock.now() >= Time::from_ms(1_000_005) && ahead < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_slow_answer_moves_the_clock_only_when_it_proves_it_wrong() {
+        let clock = SystemClock::new();
+        let is_about = |ms: i64| clock.now().as_ms().abs_diff(ms) < 2_000;
+        clock.follow(Time::from_ms(1_000_000), Duration::from_millis(2));
+        let error = clock.uncertainty();
+        assert!(error >= Duration::from_millis(1) && error < Duration::from_millis(100));
+        // Within what its round trip leaves open.
+        clock.follow(Time::from_ms(980_000), Duration::from_secs(60));
+        assert!(is_about(1_000_000), "{}", clock.now());
+        // The store's clock was stepped.
+        clock.follow(Time::from_ms(5_000_000), Duration::from_secs(60));
+        assert!(is_about(5_030_000), "{}", clock.now());
+        assert!(clock.uncertainty() >= Duration::from_secs(30));
+        clock.follow(Time::from_ms(5_010_000), Duration::from_millis(2));
+        assert!(is_about(5_010_000), "a better answer counts: {}", clock.now());
     }
 }

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use crate::campaign::RunOwner;
 use crate::core::Core;
-use crate::device::Device;
-use crate::fleet::LiveRun;
+use crate::device::{Device, LastOutcome, Pace, PaceUpdate};
+use crate::fleet::{Fleet, LiveRun};
 use crate::id::{DeviceNo, MessageId};
 use crate::message::{AdvanceTo, EnrolmentAdvance, InFlight, MessageStatus, Reason, Settled, Settlement};
 use crate::queue::Disposal;
 use crate::store::StoreError;
 use crate::workers::Pool;
 use crate::workers::leases::Leases;
+use crate::workers::pacing;
 use crate::workers::verdict::Facts;
 
 /// The former owner of a device's lease died (or was stopped for so long that it lost it) with these messages in
@@ -43,7 +44,7 @@ async fn try_adopt(pool: &Pool, device: &Device, token: i64, messages: &[Message
     }
     // The dead owner may have sent and settled without telling the queue: its pace is in the store.
     if let Some(saved) = core.store.saved_paces(&[device.no]).await?.into_iter().next() {
-        let wait = saved.1.next_at.since(core.clock.now()).max(crate::workers::pacing::LAZY);
+        let wait = saved.1.next_at.plus(core.clock.uncertainty()).since(core.clock.now()).max(pacing::LAZY);
         core.queue.hold(std::slice::from_ref(&device.spec.id), wait).await?;
     }
     core.queue.adopt(&device.spec.id, token, &disposals).await?;
@@ -118,6 +119,8 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
     let verdict =
         facts.ambiguous(Reason::new("interrupted", "the server that sent it ended before the answer was kept"));
     let live = runs.get(left.message.run());
+    let longest = Duration::from_millis(plan.delay.max_ms.min(pacing::FAULT_DELAY_MS));
+    let (wait, pace) = pace_after(pool, left, live.map(|l| &**l), longest).await?;
     let settlement = Settlement {
         message: left.message,
         device: left.device,
@@ -128,18 +131,71 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
         outcome: verdict.settled,
         started_at: left.started_at,
         finished_at: now,
-        pace: None,
+        pace: Some(pace),
         suppress: None,
     };
     let applied = core.store.settle(std::slice::from_ref(&settlement)).await?;
     if applied.first() == Some(&true) {
         pool.metrics.settled(std::slice::from_ref(&settlement), &applied);
         pool.sending.fleet.note_final();
+        hold(core, left.device, &pool.sending.fleet, wait).await;
         // It may be ready again, and is in no queue.
         pool.processor.changed(left.device);
         tracing::info!(message.id = %left.message, host = %left.host, "settled an interrupted message");
     }
     Ok(())
+}
+
+/// How long the device of an interrupted message waits, and the pace that says so in the store. The message may have been sent,
+/// so the delay is due as after any send; counted from now, because nobody knows when it was. A run that is not live has
+/// no delay strategy to ask: then the device waits `longest`.
+async fn pace_after(
+    pool: &Pool,
+    left: &InFlight,
+    live: Option<&LiveRun>,
+    longest: Duration,
+) -> Result<(Duration, PaceUpdate), StoreError> {
+    let core = &pool.core;
+    let now = core.clock.now();
+    let saved = core.store.saved_paces(&[left.device]).await?.pop().map(|(_, saved)| saved);
+    let mut pace = Pace::parse(saved.as_ref().map(|s| s.pace.as_str()).filter(|p| !p.is_empty()));
+    let mut wait = longest;
+    if let Some(device) = pool.sending.fleet.devices(&[left.device]).await?.get(&left.device) {
+        match live {
+            Some(run) => {
+                let send = pacing::Send {
+                    device,
+                    outcome: LastOutcome::Retried,
+                    backlog: 0,
+                    text_length: 0,
+                    now,
+                    random: rand::random(),
+                };
+                let (paced, fault) = pacing::after_send(run, pace, send).await;
+                if let Some(fault) = fault {
+                    pool.breakers.delay_fault(run, &fault);
+                }
+                (wait, pace) = (paced.wait, paced.pace);
+            }
+            None => pacing::note(&mut pace, LastOutcome::Retried, now),
+        }
+    }
+    let next_at = now.plus(wait + core.clock.uncertainty()).max(saved.map_or(now, |s| s.next_at));
+    let pace = PaceUpdate { device: left.device, token: left.token, next_at, pace: pace.to_saved() };
+    Ok((next_at.since(now), pace))
+}
+
+/// Has the queue hold a device; what the queue does not know of it now is in its saved pace.
+async fn hold(core: &Core, device: DeviceNo, fleet: &Fleet, wait: Duration) {
+    let held = async {
+        if let Some(device) = fleet.devices(&[device]).await?.get(&device) {
+            core.queue.hold(std::slice::from_ref(&device.spec.id), wait).await?;
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = held.await {
+        tracing::warn!(error = format!("{error:#}"), device.no = %device, "the pace after an interrupted message was not kept");
+    }
 }
 
 /// What a settled message means for the enrolment that it belongs to.

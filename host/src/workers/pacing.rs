@@ -82,7 +82,7 @@ pub fn clamp(pace: &mut Pace, asked: Duration, limits: (u64, u64), caps: &Caps, 
 }
 
 /// How long a device waits when its delay strategy fails, unless the campaign's longest delay is shorter.
-const FAULT_DELAY_MS: u64 = 60_000;
+pub const FAULT_DELAY_MS: u64 = 60_000;
 
 /// Paces under this are saved about once a second and made good by waiting this long after a loss.
 pub const LAZY: Duration = Duration::from_secs(1);

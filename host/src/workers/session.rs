@@ -229,7 +229,8 @@ impl Session {
         }
         let wait = delay.max(pool.carry_out(device, verdict.consequence).await);
         must_last |= wait >= pacing::LAZY;
-        let next_at = now.plus(wait);
+        // What another server reads by its own clock must not be early there.
+        let next_at = now.plus(wait + pool.core.clock.uncertainty());
         let pace = (course.paced && must_last).then(|| self.saved_pace(next_at));
         course.unsaved = (course.paced && !must_last).then_some(next_at);
         let done = Done {
