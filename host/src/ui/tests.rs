@@ -56,7 +56,7 @@ impl Dashboard {
         };
         for (name, secret, scopes) in [
             ("admin", SECRET, &["admin"][..]),
-            ("reader", READER, &["campaigns:read", "devices:read", "stats:read", "suppressions:read"][..]),
+            ("reader", READER, &["campaigns:read", "devices:read", "suppressions:read"][..]),
         ] {
             let row = TokenRow {
                 id: TokenId::new(),
