@@ -15,7 +15,7 @@ use crate::config::{Config, Role};
 use crate::core::Core;
 use crate::egress::{Allowed, Egress, EgressPolicy, Secret};
 use crate::fleet::Fleet;
-use crate::http::Door;
+use crate::http::{ConnectionLimits, Door};
 use crate::id::HostId;
 use crate::lifecycle::Loops;
 use crate::metrics::Metrics;
@@ -64,13 +64,7 @@ impl App {
             addr = Some(listener.local_addr()?);
             // From the first moment on, so that what the server waits for can be seen on /readyz.
             let (router, stop) = (door.router(), front.stop.clone());
-            front.spawn("api", async move {
-                let served =
-                    axum::serve(listener, router.into_make_service()).with_graceful_shutdown(stop.cancelled_owned());
-                if let Err(error) = served.await {
-                    tracing::error!(error = %error, "the API stopped");
-                }
-            });
+            front.spawn("api", http::serve(listener, router, ConnectionLimits::default(), stop));
         }
 
         let clock = Arc::new(SystemClock::new());
