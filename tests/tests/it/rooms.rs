@@ -105,9 +105,7 @@ fn every_scope_that_is_asked_for_can_be_given() {
         let text = std::fs::read_to_string(&file).expect("text");
         for word in text.split('"').skip(1) {
             let is_scope = word.split_once(':').is_some_and(|(what, how)| {
-                (how == "read" || how == "write")
-                    && !what.is_empty()
-                    && what.bytes().all(|b| b.is_ascii_lowercase())
+                (how == "read" || how == "write") && !what.is_empty() && what.bytes().all(|b| b.is_ascii_lowercase())
             });
             if is_scope {
                 asked += 1;
