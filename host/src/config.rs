@@ -128,6 +128,9 @@ pub struct Config {
     /// How long one call of a plugin may take, in milliseconds.
     #[arg(long, env = "CARILLON_PLUGIN_TIMEOUT_MS", default_value_t = 250, value_name = "MS")]
     pub plugin_timeout_ms: u64,
+    /// Processor time that compiling one plugin may take, in seconds.
+    #[arg(long, env = "CARILLON_PLUGIN_COMPILE_S", default_value_t = 300, value_name = "S")]
+    pub plugin_compile_s: u64,
     /// Largest JSON body of an API call, in bytes (audiences are streamed and not limited by it).
     #[arg(long, env = "CARILLON_BODY_MAX_BYTES", default_value_t = 8 << 20, value_name = "BYTES")]
     pub body_max_bytes: u64,
@@ -139,9 +142,6 @@ pub struct Config {
     pub rate_limit: u32,
 }
 
-impl Config {
-    /// Whether this server runs a role.
-    pub fn has(&self, role: Role) -> bool {
 impl fmt::Debug for Config {
     /// Shows nothing that may hold a secret: URLs have passwords in them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,6 +154,9 @@ impl fmt::Debug for Config {
     }
 }
 
+impl Config {
+    /// Whether this server runs a role.
+    pub fn has(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }
 
@@ -195,6 +198,7 @@ impl fmt::Debug for Config {
             ("--expand-page", u64::from(self.expand_page)),
             ("--send-timeout-ms", self.send_timeout_ms),
             ("--plugin-timeout-ms", self.plugin_timeout_ms),
+            ("--plugin-compile-s", self.plugin_compile_s),
             ("--plugin-max-bytes", self.plugin_max_bytes),
             ("--body-max-bytes", self.body_max_bytes),
         ] {
@@ -261,6 +265,7 @@ impl Default for Config {
             plugin_max_bytes: 64 << 20,
             plugin_memory_bytes: 64 << 20,
             plugin_timeout_ms: 250,
+            plugin_compile_s: 300,
             body_max_bytes: 8 << 20,
             audience_max: 50_000_000,
             rate_limit: 0,
@@ -287,11 +292,6 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_by_name() {
-        let config =
-            Config { lease_ms: 100, window: 1, roles: vec![], keep_finished_days: Some(0), ..Config::default() };
-        let fields: Vec<_> = config.problems().into_iter().map(|p| p.field).collect();
-    #[test]
     fn debug_output_has_no_secret() {
         let config = Config {
             store: Some("postgres://me:hush@db/x".to_owned()),
@@ -304,6 +304,11 @@ mod tests {
         assert!(shown.contains("127.0.0.1:8080") && !shown.contains("hush"), "{shown}");
     }
 
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let config =
+            Config { lease_ms: 100, window: 1, roles: vec![], keep_finished_days: Some(0), ..Config::default() };
+        let fields: Vec<_> = config.problems().into_iter().map(|p| p.field).collect();
         assert_eq!(fields, ["--window", "--keep-finished-days", "--lease-ms", "--roles"]);
     }
 }
