@@ -15,12 +15,12 @@ use crate::config::{Config, Role};
 use crate::core::Core;
 use crate::egress::{Allowed, Egress, EgressPolicy, Secret};
 use crate::fleet::Fleet;
-use crate::http::Door;
+use crate::http::{ConnectionLimits, Door};
 use crate::id::HostId;
 use crate::lifecycle::Loops;
 use crate::metrics::Metrics;
 use crate::operations;
-use crate::plugins::{PluginHost, PluginLimits, Registry};
+use crate::plugins::{CompileLimits, PluginHost, PluginLimits, Registry};
 use crate::processor::{Processor, Requests};
 use crate::queue::{self, Queue, QueueError};
 use crate::recovery::Recovery;
@@ -28,6 +28,9 @@ use crate::store::{self, Store, StoreError};
 use crate::trigger::Trigger;
 use crate::workers::Pool;
 use crate::{http, ui};
+
+/// Memory for compiling one component, in bytes. One of 0.9 MB takes 65 MB, and most of it grows with the size.
+const COMPILER_MEMORY: u64 = 4 << 30;
 
 /// A running server.
 pub struct App {
@@ -64,13 +67,7 @@ impl App {
             addr = Some(listener.local_addr()?);
             // From the first moment on, so that what the server waits for can be seen on /readyz.
             let (router, stop) = (door.router(), front.stop.clone());
-            front.spawn("api", async move {
-                let served =
-                    axum::serve(listener, router.into_make_service()).with_graceful_shutdown(stop.cancelled_owned());
-                if let Err(error) = served.await {
-                    tracing::error!(error = %error, "the API stopped");
-                }
-            });
+            front.spawn("api", http::serve(listener, router, ConnectionLimits::default(), stop));
         }
 
         let clock = Arc::new(SystemClock::new());
@@ -83,6 +80,10 @@ impl App {
             memory_bytes: usize::try_from(config.plugin_memory_bytes).unwrap_or(usize::MAX),
             call_deadline: Duration::from_millis(config.plugin_timeout_ms),
             max_component_bytes: usize::try_from(config.plugin_max_bytes).unwrap_or(usize::MAX),
+            compile_apart: Some(CompileLimits {
+                time: Duration::from_secs(config.plugin_compile_s),
+                memory_bytes: COMPILER_MEMORY,
+            }),
             ..PluginLimits::default()
         };
         let plugin_host = PluginHost::new(limits, Some(&config.data.join("plugins")))?;

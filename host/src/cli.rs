@@ -26,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::operations::OpError;
+use crate::plugins::{SUBCOMMAND, compile_here};
 
 /// A broadcast engine for fleets of sending devices, programmable with WebAssembly.
 #[derive(Debug, Parser)]
@@ -67,6 +68,14 @@ enum Command {
     Token(token::Command),
     /// Check the store, the queue, the clocks and the machine's limits, and say what to change.
     Doctor(Box<doctor::Args>),
+    /// What a server starts for each component that it compiles: standard input to standard output.
+    #[command(name = SUBCOMMAND, hide = true)]
+    CompilePlugin {
+        /// Processor time, in seconds.
+        seconds: u64,
+        /// Memory, in bytes.
+        memory_bytes: u64,
+    },
 }
 
 /// What was given cannot work; the text is one line that names it and the fix.
@@ -107,6 +116,9 @@ fn check_config(config: &Config) -> anyhow::Result<()> {
 impl Cli {
     /// Runs the command; returns the process's exit code.
     pub fn run(self) -> ExitCode {
+        if let Command::CompilePlugin { seconds, memory_bytes } = self.command {
+            return compile_here(seconds, memory_bytes).map_or_else(|error| report(&error), ExitCode::from);
+        }
         self.log();
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -122,6 +134,8 @@ impl Cli {
                 Command::Plugin(command) => plugin::run(command).await,
                 Command::Token(command) => token::run(command).await,
                 Command::Doctor(args) => doctor::run(*args).await,
+                // Done above, before there are threads.
+                Command::CompilePlugin { .. } => Ok(ExitCode::SUCCESS),
             }
         });
         result.unwrap_or_else(|error| report(&error))

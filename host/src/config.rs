@@ -1,5 +1,6 @@
 //! Every setting: flag, environment variable, default, unit, and the checks that refuse a nonsensical set at start.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,7 +38,7 @@ impl Role {
 }
 
 /// The settings of a server. Every flag has an environment variable; the flag wins.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, PartialEq, Args)]
 pub struct Config {
     /// Address and port that the API and the dashboard listen on.
     #[arg(long, env = "CARILLON_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -127,6 +128,9 @@ pub struct Config {
     /// How long one call of a plugin may take, in milliseconds.
     #[arg(long, env = "CARILLON_PLUGIN_TIMEOUT_MS", default_value_t = 250, value_name = "MS")]
     pub plugin_timeout_ms: u64,
+    /// Processor time that compiling one plugin may take, in seconds.
+    #[arg(long, env = "CARILLON_PLUGIN_COMPILE_S", default_value_t = 300, value_name = "S")]
+    pub plugin_compile_s: u64,
     /// Largest JSON body of an API call, in bytes (audiences are streamed and not limited by it).
     #[arg(long, env = "CARILLON_BODY_MAX_BYTES", default_value_t = 8 << 20, value_name = "BYTES")]
     pub body_max_bytes: u64,
@@ -136,6 +140,18 @@ pub struct Config {
     /// API calls a token may make in a second, on average; 0 for no limit.
     #[arg(long, env = "CARILLON_RATE_LIMIT", default_value_t = 0, value_name = "N")]
     pub rate_limit: u32,
+}
+
+impl fmt::Debug for Config {
+    /// Shows nothing that may hold a secret: URLs have passwords in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, data, roles, .. } = self;
+        f.debug_struct("Config")
+            .field("listen", listen)
+            .field("data", data)
+            .field("roles", roles)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -182,6 +198,7 @@ impl Config {
             ("--expand-page", u64::from(self.expand_page)),
             ("--send-timeout-ms", self.send_timeout_ms),
             ("--plugin-timeout-ms", self.plugin_timeout_ms),
+            ("--plugin-compile-s", self.plugin_compile_s),
             ("--plugin-max-bytes", self.plugin_max_bytes),
             ("--body-max-bytes", self.body_max_bytes),
         ] {
@@ -248,6 +265,7 @@ impl Default for Config {
             plugin_max_bytes: 64 << 20,
             plugin_memory_bytes: 64 << 20,
             plugin_timeout_ms: 250,
+            plugin_compile_s: 300,
             body_max_bytes: 8 << 20,
             audience_max: 50_000_000,
             rate_limit: 0,
@@ -269,8 +287,21 @@ mod tests {
     #[test]
     fn the_default_is_what_an_empty_command_line_gives() {
         let parsed = Cli::parse_from(["carillon"]).config;
-        assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
+        assert_eq!(parsed, Config::default());
         assert_eq!(parsed.problems(), []);
+    }
+
+    #[test]
+    fn debug_output_has_no_secret() {
+        let config = Config {
+            store: Some("postgres://me:hush@db/x".to_owned()),
+            queue: "redis://:hush@queue".to_owned(),
+            admin_token: Some("hush".to_owned()),
+            secrets: vec!["KEY=hush@api.example.com".to_owned()],
+            ..Config::default()
+        };
+        let shown = format!("{config:?}");
+        assert!(shown.contains("127.0.0.1:8080") && !shown.contains("hush"), "{shown}");
     }
 
     #[test]

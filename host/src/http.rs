@@ -20,6 +20,7 @@ mod page;
 mod plugins;
 mod problem;
 mod sequences;
+mod serve;
 mod suppressions;
 mod tally;
 mod tokens;
@@ -42,6 +43,8 @@ use crate::core::Core;
 pub use door::Door;
 pub use page::Listing;
 pub use problem::{FieldProblem, Problem};
+pub use serve::{ConnectionLimits, serve};
+pub use tally::is_https;
 
 use auth::{Auth, Rules};
 
@@ -71,7 +74,8 @@ pub fn router(core: Core, ui: Router) -> Router {
         .merge(open.method_not_allowed_fallback(async || wrong_method("GET, HEAD")))
         .fallback(not_found)
         .with_state(core.clone());
-    api.merge(ui).layer(middleware::from_fn_with_state(core, tally::tally))
+    // Forms, too, are brought to their end, audit row included, when the browser goes away.
+    api.merge(ui.layer(middleware::from_fn(to_the_end))).layer(middleware::from_fn_with_state(core, tally::tally))
 }
 
 fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {

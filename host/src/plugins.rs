@@ -7,6 +7,7 @@
 //! the blocking pool behind a semaphore of the plugin's own, so that a plugin that loops costs only its own calls. Instances are
 //! reused, and dropped after anything but an answer.
 
+mod apart;
 mod cache;
 mod check;
 mod delay;
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
+pub use self::apart::{CompileLimits, SUBCOMMAND, compile_here};
 pub use self::check::{Inspected, Refusal};
 pub use self::limits::PluginLimits;
 pub use self::registry::Registry;
@@ -148,9 +150,17 @@ impl Shared {
         if let Some(component) = self.cache.as_ref().and_then(|cache| cache.load(&self.machine.engine, digest)) {
             return Ok(component);
         }
+        if let (Some(limits), Some(cache)) = (self.limits.compile_apart, &self.cache) {
+            cache.keep(digest, &apart::compile(limits, bytes)?);
+            if let Some(component) = cache.load(&self.machine.engine, digest) {
+                return Ok(component);
+            }
+            // It compiles within the limits, so it can be done here: the folder is full, or the pool has no room for it.
+            return check::compile(&self.machine.engine, bytes);
+        }
         let component = check::compile(&self.machine.engine, bytes)?;
         if let Some(cache) = &self.cache {
-            cache.keep(digest, &component);
+            cache.keep_component(digest, &component);
         }
         Ok(component)
     }

@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::bad_input;
-use crate::campaign::check_name;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::id::TokenId;
-use crate::operations::tokens::{SCOPES, digest, new_secret};
+use crate::operations::tokens::{SCOPES, check_token_name, digest, new_secret};
 use crate::store::{self, AuditRow, Store, TokenRow};
 
 /// What to do with tokens.
@@ -95,7 +94,7 @@ async fn act(store: &dyn Store, clock: &dyn Clock, command: Command) -> anyhow::
 
 fn check(row: &TokenRow) -> anyhow::Result<()> {
     let mut problems = Vec::new();
-    check_name("NAME", &row.name, &mut problems);
+    check_token_name("NAME", &row.name, &mut problems);
     if let Some(problem) = problems.first() {
         return Err(bad_input(problem));
     }
@@ -125,6 +124,9 @@ mod tests {
             revoked_at: None,
         };
         assert!(check(&row("admin")).is_ok());
+        assert!(
+            check(&TokenRow { name: "system".into(), ..row("admin") }).unwrap_err().to_string().starts_with("NAME: ")
+        );
         assert!(check(&row("everything")).unwrap_err().to_string().starts_with("--scopes: \"everything\""));
     }
 }

@@ -4,7 +4,7 @@
 use std::panic::AssertUnwindSafe;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
@@ -17,6 +17,15 @@ use super::fixed;
 use super::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Whether the proxy in front says that the request came to it over https. Who calls without a proxy can say so, too, and
+/// gains nothing: its own browser would then insist on https.
+pub fn is_https(headers: &HeaderMap) -> bool {
+    let forwarded = headers.get("x-forwarded-proto").and_then(|v| v.to_str().ok()).and_then(|v| v.split(',').next());
+    forwarded.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
+}
 
 /// Counts and logs a request, and sees to it that it is answered.
 pub(super) async fn tally(State(core): State<Core>, request: Request, next: Next) -> Response {
@@ -31,6 +40,7 @@ pub(super) async fn tally(State(core): State<Core>, request: Request, next: Next
         })
         .map_or_else(|| Uuid::new_v4().to_string(), ToOwned::to_owned);
     let is_api = route.starts_with("/api/");
+    let https = is_https(request.headers());
     let began = core.clock.monotonic();
     let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.route = %route);
     let caught = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
@@ -55,6 +65,11 @@ pub(super) async fn tally(State(core): State<Core>, request: Request, next: Next
     or_insert(header::X_FRAME_OPTIONS, fixed("DENY"));
     or_insert(header::REFERRER_POLICY, fixed("no-referrer"));
     or_insert(header::CONTENT_SECURITY_POLICY, fixed("default-src 'none'; frame-ancestors 'none'"));
+    or_insert(OPENER_POLICY, fixed("same-origin"));
+    or_insert(RESOURCE_POLICY, fixed("same-origin"));
+    if https {
+        or_insert(header::STRICT_TRANSPORT_SECURITY, fixed("max-age=31536000"));
+    }
     if is_api {
         or_insert(header::CACHE_CONTROL, fixed("no-store"));
     }

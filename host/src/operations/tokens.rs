@@ -30,8 +30,19 @@ pub const SCOPES: [&str; 11] = [
     "suppressions:write",
 ];
 
+/// The audit log's names for the engine and the command line.
+const OWN_ACTORS: [&str; 2] = ["system", "cli"];
+
 /// The file in the data folder that keeps the first admin token.
 pub const ADMIN_TOKEN_FILE: &str = "admin.token";
+
+/// Adds what is wrong with a token's name. The audit log knows callers by it, so it must not be the engine's own.
+pub fn check_token_name(field: &str, name: &str, problems: &mut Vec<BadField>) {
+    check_name(field, name, problems);
+    if OWN_ACTORS.contains(&name.trim()) {
+        problems.push(BadField::new(field, format!("{} are the audit log's own names", OWN_ACTORS.join(" and "))));
+    }
+}
 
 /// Makes a token. The secret is returned once and kept nowhere.
 ///
@@ -39,7 +50,7 @@ pub const ADMIN_TOKEN_FILE: &str = "admin.token";
 /// [`OpError::Invalid`] for a bad name or an unknown scope.
 pub async fn create(core: &Core, actor: &Actor, name: String, scopes: Vec<String>) -> Result<(TokenRow, String)> {
     let mut problems = Vec::new();
-    check_name("name", &name, &mut problems);
+    check_token_name("name", &name, &mut problems);
     if scopes.is_empty() {
         problems.push(BadField::new("scopes", format!("give at least one of {}", SCOPES.join(", "))));
     }
@@ -133,8 +144,9 @@ async fn know(core: &Core, secret: &str) -> anyhow::Result<()> {
         revoked_at: None,
     };
     match core.store.create_token(&row, digest).await {
+        Ok(()) => Ok(done(core, &Actor::new("system"), "token.create", row.id.to_string(), &[]).await?),
         // Another server with the same settings was first.
-        Ok(()) | Err(StoreError::Exists { .. } | StoreError::Conflict(_)) => Ok(()),
+        Err(StoreError::Exists { .. } | StoreError::Conflict(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

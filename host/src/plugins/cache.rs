@@ -68,18 +68,27 @@ impl CodeCache {
         Ok(unsafe { Component::deserialize_file(engine, path) }?)
     }
 
-    /// Keeps the code of a component. Failing is not fatal: it is compiled again next time.
-    pub(super) fn keep(&self, digest: &Digest, component: &Component) {
-        if let Err(error) = self.write(digest, component) {
+    /// Keeps the code of a component that was compiled here.
+    pub(super) fn keep_component(&self, digest: &Digest, component: &Component) {
+        match component.serialize() {
+            Ok(code) => self.keep(digest, &code),
+            Err(error) => {
+                tracing::warn!(plugin.digest = %digest, error = format!("{error:#}"), "cannot keep compiled plugin code")
+            }
+        }
+    }
+
+    /// Keeps the code of a component, as the engine made it. Failing is not fatal: it is compiled again next time.
+    pub(super) fn keep(&self, digest: &Digest, code: &[u8]) {
+        if let Err(error) = self.write(digest, code) {
             tracing::warn!(plugin.digest = %digest, error = format!("{error:#}"), "cannot keep compiled plugin code");
         }
     }
 
-    fn write(&self, digest: &Digest, component: &Component) -> anyhow::Result<()> {
+    fn write(&self, digest: &Digest, code: &[u8]) -> anyhow::Result<()> {
         let path = self.path(digest);
-        let code = component.serialize()?;
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.dir)?;
-        file.write_all(&code)?;
+        file.write_all(code)?;
         let seal = self.seal(digest, file.path())?;
         let mut seal_file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.dir)?;
         seal_file.write_all(&seal)?;
@@ -168,7 +177,7 @@ mod tests {
         let bytes: &[u8] = b"\0asm\x0d\0\x01\0";
         let digest = Digest::of(bytes);
         assert!(cache.load(&engine, &digest).is_none());
-        cache.keep(&digest, &Component::new(&engine, bytes).unwrap());
+        cache.keep_component(&digest, &Component::new(&engine, bytes).unwrap());
         assert!(cache.load(&engine, &digest).is_some());
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(dir.join("key")).unwrap().permissions().mode() & 0o777, 0o600);

@@ -41,9 +41,9 @@ pub struct Inspected {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Refusal {
-    /// A word for machines: `too-large`, `not-wasm`, `core-module`, `precompiled`, `invalid-component`, `wrong-world`,
-    /// `missing-export`, `wrong-type`, `unexpected-import`, `instantiation-failed`, `describe-failed`, `invalid-description` or
-    /// `internal`.
+    /// A word for machines: `too-large`, `not-wasm`, `core-module`, `precompiled`, `invalid-component`, `compile-limit`,
+    /// `wrong-world`, `missing-export`, `wrong-type`, `unexpected-import`, `instantiation-failed`, `describe-failed`,
+    /// `invalid-description` or `internal`.
     pub code: &'static str,
     /// What is wrong and how to fix it.
     pub detail: String,
@@ -58,13 +58,27 @@ impl Refusal {
         Self::new("internal", format!("the check could not be carried out: {error}"))
     }
 
+    pub(super) fn invalid(problem: impl fmt::Display) -> Self {
+        Self::new("invalid-component", format!("the component cannot be compiled: {problem}"))
+    }
+
+    pub(super) fn compile_limit(seconds: u64, memory_bytes: u64) -> Self {
+        Self::new(
+            "compile-limit",
+            format!(
+                "compiling the component took more than {seconds} s of processor time or {} MiB of memory: make it smaller, with \
+                 smaller functions (optimise for size, leave out what is not used).",
+                memory_bytes >> 20
+            ),
+        )
+    }
+
     pub(super) fn link(error: &wasmtime::Error) -> Self {
         Self::new(
             "unexpected-import",
             format!(
-                "the host does not offer what the component imports ({}). A plugin imports nothing but wasi 0.2's cli, clocks, \
-                 filesystem, io, random and sockets, which are empty: instead of making a request or waiting, answer with one.",
-                error.root_cause()
+                "the host does not offer what the component imports ({error:#}). A plugin imports nothing but wasi 0.2's cli, clocks, \
+                 filesystem, io, random and sockets, which are empty: instead of making a request or waiting, answer with one."
             ),
         )
     }
@@ -77,33 +91,30 @@ impl Refusal {
 const BUILD_HINT: &str = "Build against carillon:plugin@1.0.0 (wit/plugin.wit) for one of the worlds delay-strategy, \
                           message-template or device-sender.";
 
+/// Refuses what does not begin as a component does.
+pub(super) fn recognise(bytes: &[u8]) -> Result<(), Refusal> {
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => Err(Refusal::new(
+            "core-module",
+            "this is a core WebAssembly module, not a component. With Rust build for the target wasm32-wasip2; otherwise \
+             make a component of it: `wasm-tools component new module.wasm -o plugin.wasm` (add `--adapt \
+             wasi_snapshot_preview1.reactor.wasm` when it imports wasi_snapshot_preview1).",
+        )),
+        Some([0, b'a', b's', b'm', ..]) => Ok(()),
+        Some([0x7f, b'E', b'L', b'F', ..]) => {
+            Err(Refusal::new("precompiled", "compiled code is not taken: upload the WebAssembly component itself."))
+        }
+        _ => Err(Refusal::new(
+            "not-wasm",
+            "this is not WebAssembly: a component's binary begins with the bytes 00 61 73 6d.",
+        )),
+    }
+}
+
 /// Compiles a component.
 pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Refusal> {
-    match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
-            return Err(Refusal::new(
-                "core-module",
-                "this is a core WebAssembly module, not a component. With Rust build for the target wasm32-wasip2; otherwise \
-                 make a component of it: `wasm-tools component new module.wasm -o plugin.wasm` (add `--adapt \
-                 wasi_snapshot_preview1.reactor.wasm` when it imports wasi_snapshot_preview1).",
-            ));
-        }
-        Some([0, b'a', b's', b'm', ..]) => {}
-        Some([0x7f, b'E', b'L', b'F', ..]) => {
-            return Err(Refusal::new(
-                "precompiled",
-                "compiled code is not taken: upload the WebAssembly component itself.",
-            ));
-        }
-        _ => {
-            return Err(Refusal::new(
-                "not-wasm",
-                "this is not WebAssembly: a component's binary begins with the bytes 00 61 73 6d.",
-            ));
-        }
-    }
-    Component::from_binary(engine, bytes)
-        .map_err(|e| Refusal::new("invalid-component", format!("the component cannot be compiled: {e:#}")))
+    recognise(bytes)?;
+    Component::from_binary(engine, bytes).map_err(|e| Refusal::invalid(format_args!("{e:#}")))
 }
 
 /// Everything between the bytes and the store.

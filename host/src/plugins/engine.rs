@@ -55,7 +55,8 @@ impl Machine {
     }
 }
 
-fn config(limits: &PluginLimits) -> Config {
+/// The settings of the engine.
+pub(super) fn config(limits: &PluginLimits) -> Config {
     // Sized for Python and JavaScript guests, whose components are made of up to 40 core instances.
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(limits.instances)

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
+use super::apart::CompileLimits;
+
 /// The limits of every plugin. Sizes are in bytes.
 #[derive(Debug, Clone)]
 pub struct PluginLimits {
@@ -39,6 +41,9 @@ pub struct PluginLimits {
     pub slow_calls_per_plugin: usize,
     /// Instances of all plugins together (default 1,000).
     pub instances: u32,
+    /// Compile in a process of its own, within these limits, where compiled code is kept; in this process and without limits
+    /// when absent (the default). The program must know the subcommand [`super::apart::SUBCOMMAND`].
+    pub compile_apart: Option<CompileLimits>,
 }
 
 impl Default for PluginLimits {
@@ -60,6 +65,7 @@ impl Default for PluginLimits {
             idle_per_plugin: 16,
             slow_calls_per_plugin: 8,
             instances: 1_000,
+            compile_apart: None,
         }
     }
 }
@@ -74,7 +80,7 @@ pub(super) const MAX_TABLE: usize = 100_000;
 pub(super) struct Limiter {
     used: usize,
     limit: usize,
-    /// Whether a growth was refused: tells a crash for want of memory from any other.
+    /// Whether a growth (of a memory or a table) was refused: tells a crash for want of memory from any other.
     pub refused: bool,
 }
 
@@ -96,6 +102,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.refused |= desired > MAX_TABLE;
         Ok(desired <= MAX_TABLE && maximum.is_none_or(|max| desired <= max))
     }
 }

@@ -2,6 +2,7 @@
 //! the file, which is read as it arrives.
 
 use std::io;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::Multipart;
@@ -14,6 +15,8 @@ use super::Failure;
 use super::session::{Fields, Session};
 use crate::campaign::BadField;
 
+/// How long an upload may pause.
+const PAUSES_AT_MOST: Duration = Duration::from_secs(60);
 /// The longest text field of such a form, in bytes.
 const MAX_TEXT: usize = 4096;
 /// Pieces of a file on their way between the connection and its reader.
@@ -32,7 +35,7 @@ pub(super) async fn texts(form: &mut Multipart, session: &Session, names: &[&str
     for name in ["csrf"].iter().chain(names) {
         let mut field = form.next_field().await?.filter(|f| f.name() == Some(name)).ok_or(Failure::BadForm)?;
         let mut text = Vec::new();
-        while let Some(chunk) = field.chunk().await? {
+        while let Some(chunk) = chunk(&mut field).await? {
             if text.len() + chunk.len() > MAX_TEXT {
                 return Err(Failure::Invalid(vec![BadField::new(*name, "is too long")]));
             }
@@ -48,10 +51,18 @@ pub(super) async fn file<'a>(form: &'a mut Multipart) -> Result<Option<Field<'a>
     Ok(form.next_field().await?.filter(|f| f.file_name().is_some_and(|name| !name.is_empty())))
 }
 
+/// The next piece of a field, if it comes in time.
+async fn chunk(field: &mut Field<'_>) -> Result<Option<Bytes>, Failure> {
+    match tokio::time::timeout(PAUSES_AT_MOST, field.chunk()).await {
+        Ok(chunk) => Ok(chunk?),
+        Err(_) => Err(Failure::Invalid(vec![BadField::new("", "the upload paused for too long")])),
+    }
+}
+
 /// All of a file, up to a limit.
 pub(super) async fn whole(mut field: Field<'_>, limit: u64) -> Result<Bytes, Failure> {
     let mut out = Vec::new();
-    while let Some(chunk) = field.chunk().await? {
+    while let Some(chunk) = chunk(&mut field).await? {
         if (out.len() + chunk.len()) as u64 > limit {
             let problem = format!("is larger than the limit of {}", super::format::bytes(limit));
             return Err(Failure::Invalid(vec![BadField::new("file", problem)]));
@@ -87,7 +98,7 @@ pub(super) fn pipe() -> (Pump, impl AsyncRead + Send + Unpin + 'static) {
 impl Pump {
     /// Sends all of a file. Ends early when the reader has gone.
     pub async fn send(self, mut field: Field<'_>) -> Result<(), Failure> {
-        while let Some(chunk) = field.chunk().await? {
+        while let Some(chunk) = chunk(&mut field).await? {
             if self.0.send(Piece::Bytes(chunk)).await.is_err() {
                 return Ok(());
             }

@@ -414,11 +414,7 @@ pub(super) async fn events(
     session: Session,
     Query(which): Query<Which>,
 ) -> Result<Response, Failure> {
-    match which.campaign {
-        Some(_) => session.require("campaigns:read")?,
-        None if session.may("campaigns:read") => {}
-        None => session.require("stats:read")?,
-    }
+    session.require("campaigns:read")?;
     let live = &ui.live;
     let place = live.places.clone().try_acquire_owned().map_err(|_| Failure::Full)?;
     let following = Following::new(live.interest.clone(), which.campaign, place);

@@ -25,7 +25,7 @@ pub(super) async fn show(State(ui): State<Shared>, session: Session) -> Answer {
         Some(("/ui/", _)) => {}
         // A token for one subject only lands on that subject.
         Some((other, _)) => return go(other),
-        None => return Err(Failure::Forbidden("stats:read")),
+        None => return Err(Failure::Forbidden("campaigns:read")),
     }
     let page = Page::new(session, "/ui/")?;
     let sample = ui.live.sample();

@@ -12,14 +12,14 @@ use crate::sequence::{EnrolmentStatus, SequenceStatus};
 
 /// The sections of the dashboard, in their order: address, name, and the scope that may read them.
 pub const NAVIGATION: [(&str, &str, &str); 8] = [
-    ("/ui/", "Overview", "stats:read"),
+    ("/ui/", "Overview", "campaigns:read"),
     ("/ui/campaigns", "Campaigns", "campaigns:read"),
     ("/ui/sequences", "Sequences", "campaigns:read"),
     ("/ui/devices", "Devices", "devices:read"),
     ("/ui/audiences", "Audiences", "audiences:read"),
     ("/ui/plugins", "Plugins", "plugins:read"),
     ("/ui/suppressions", "Suppressions", "suppressions:read"),
-    ("/ui/servers", "Servers", "stats:read"),
+    ("/ui/servers", "Servers", "campaigns:read"),
 ];
 
 /// What a page may say about the step before it. The address names one of these; it never carries a text.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::extract::{Form, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,9 +19,12 @@ use subtle::ConstantTimeEq as _;
 
 use super::{Failure, Shared};
 use crate::clock::Time;
+use crate::http::is_https;
 use crate::id::Digest;
 use crate::store::TokenRow;
 
+/// How long a form may take to arrive.
+const ARRIVES_IN: Duration = Duration::from_secs(60);
 /// How long a log-in lasts.
 pub(super) const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// The scope that includes every other.
@@ -230,9 +233,11 @@ impl FromRequest<Shared> for Posted {
     async fn from_request(request: Request, ui: &Shared) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
         let session = Session::from_request_parts(&mut parts, ui).await?;
-        let Form(fields) = Form::<Vec<(String, String)>>::from_request(Request::from_parts(parts, body), ui)
-            .await
-            .map_err(IntoResponse::into_response)?;
+        let form = Form::<Vec<(String, String)>>::from_request(Request::from_parts(parts, body), ui);
+        let Ok(form) = tokio::time::timeout(ARRIVES_IN, form).await else {
+            return Err(StatusCode::REQUEST_TIMEOUT.into_response());
+        };
+        let Form(fields) = form.map_err(IntoResponse::into_response)?;
         let fields = Fields(fields);
         if !session.proves(fields.get("csrf")) {
             return Err(Failure::BadForm.into_response());
@@ -268,11 +273,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 fn set_cookie(headers: &HeaderMap, name: &str, value: &str, max_age: Duration) -> String {
-    let https = headers
-        .get("x-forwarded-proto")
-        .and_then(|v| v.to_str().ok())
-        .is_some_and(|v| v.split(',').next().is_some_and(|p| p.trim().eq_ignore_ascii_case("https")));
-    let secure = if https { "; Secure" } else { "" };
+    let secure = if is_https(headers) { "; Secure" } else { "" };
     format!("{name}={value}; Path=/ui; Max-Age={}; HttpOnly; SameSite=Strict{secure}", max_age.as_secs())
 }
 

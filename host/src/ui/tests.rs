@@ -56,7 +56,7 @@ impl Dashboard {
         };
         for (name, secret, scopes) in [
             ("admin", SECRET, &["admin"][..]),
-            ("reader", READER, &["campaigns:read", "devices:read", "stats:read", "suppressions:read"][..]),
+            ("reader", READER, &["campaigns:read", "devices:read", "suppressions:read"][..]),
         ] {
             let row = TokenRow {
                 id: TokenId::new(),
@@ -246,6 +246,79 @@ async fn forms_without_their_proof_change_nothing() {
     let good = ui.post("/ui/suppressions", &cookie, &format!("address=a%40b&channel=&csrf={proof}")).await;
     assert_eq!(good.headers()[header::LOCATION], "/ui/suppressions?done=suppressed");
     assert_eq!(ui.core.store.suppressions(None, None, 10).await.unwrap().items[0].address, "a@b");
+}
+
+/// Addresses that answer without a session: redirects, the log-in, files that are the same for everybody, and what is not there.
+const OPEN: [&str; 5] = ["/", "/ui", "/ui/login", "/ui/assets/{name}", "/ui/{*rest}"];
+
+/// Every address of the dashboard with whether it is read and whether it takes a form, as the sources name them.
+fn routes() -> Vec<(String, bool, bool)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ui");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| !path.ends_with("tests.rs")).chain([format!("{folder}.rs").into()]);
+    let mut out = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).unwrap();
+        for piece in text.split(".route(\"").skip(1) {
+            let (path, handlers) = piece.split_once('"').unwrap();
+            let handlers = handlers.lines().next().unwrap();
+            let (reads, writes) = (handlers.contains("get("), handlers.contains("post("));
+            assert!(reads || writes, "{path} has neither get nor post");
+            out.push((path.to_owned(), reads, writes));
+        }
+    }
+    out
+}
+
+#[tokio::test]
+async fn every_address_wants_a_session_and_every_form_its_proof_and_a_scope() {
+    let ui = Dashboard::new().await;
+    let (admin, _) = ui.log_in(SECRET).await;
+    let (reader, proof) = ui.log_in(READER).await;
+    let routes = routes();
+    assert!(routes.len() >= 25, "{routes:?}");
+    let before = ui.core.store.audit_log(None, 100).await.unwrap().items;
+    for (path, reads, writes) in routes.iter().filter(|(path, ..)| !OPEN.contains(&path.as_str())) {
+        let (id, action) = match path.split('/').nth(2) {
+            Some("messages") => ("1000000000000000000", ""),
+            Some("devices") => ("dev-1", "disable"),
+            Some("sequences") => ("018f0000-0000-7000-8000-000000000000", "start"),
+            _ => ("018f0000-0000-7000-8000-000000000000", "cancel"),
+        };
+        let path = path.replace("{id}", id).replace("{action}", action).replace("{name}", "x");
+        if *reads {
+            let answer = ui.send(Request::get(&path).body(Body::empty()).unwrap()).await;
+            assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{path}");
+            assert!(answer.headers()[header::LOCATION].to_str().unwrap().starts_with("/ui/login"), "{path}");
+        }
+        if *writes {
+            let is_upload = *reads && (path.ends_with("/audiences") || path.ends_with("/plugins"));
+            let send = async |cookie: &str, proof: &str| {
+                let (media, body) = if is_upload {
+                    let part =
+                        format!("--X\r\nContent-Disposition: form-data; name=\"csrf\"\r\n\r\n{proof}\r\n--X--\r\n");
+                    ("multipart/form-data; boundary=X", part)
+                } else {
+                    ("application/x-www-form-urlencoded", format!("csrf={proof}&address=a&version=1.0.0"))
+                };
+                let request = Request::post(&path).header(header::COOKIE, cookie).header(header::CONTENT_TYPE, media);
+                ui.send(request.body(Body::from(body)).unwrap()).await
+            };
+            for cookie in ["", "carillon_session=AAAA"] {
+                let answer = send(cookie, &proof).await;
+                assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{path} without a session");
+                assert!(answer.headers()[header::LOCATION].to_str().unwrap().starts_with("/ui/login"), "{path}");
+            }
+            // The proof of another session is as wrong as none.
+            for wrong in ["", "AAAA", proof.as_str()] {
+                assert_eq!(send(&admin, wrong).await.status(), StatusCode::FORBIDDEN, "{path} with proof {wrong:?}");
+            }
+            if path != "/ui/logout" {
+                assert_eq!(send(&reader, &proof).await.status(), StatusCode::FORBIDDEN, "{path} by a reader");
+            }
+        }
+    }
+    assert_eq!(ui.core.store.audit_log(None, 100).await.unwrap().items, before, "nothing was changed");
 }
 
 #[tokio::test]

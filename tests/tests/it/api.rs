@@ -1,7 +1,9 @@
 //! The HTTP API against a real server on a free port: SQLite, in-process queue, first-party plugins; no engine loops.
 
 mod access;
+mod audit;
 mod bad_input;
+mod connections;
 mod import;
 mod resources;
 
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use carillon::clock::SystemClock;
 use carillon::config::Config;
 use carillon::core::Core;
+use carillon::http::ConnectionLimits;
 use carillon::id::HostId;
 use carillon::metrics::Metrics;
 use carillon::operations::tokens;
@@ -24,6 +27,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
 /// The admin token of every API test.
 const ADMIN: &str = "api-test-admin-0123456789";
@@ -91,6 +95,10 @@ impl Api {
     }
 
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_within(ConnectionLimits::default(), change).await
+    }
+
+    async fn start_within(limits: ConnectionLimits, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config =
             Config { data: folder.path().to_owned(), admin_token: Some(ADMIN.to_owned()), ..Config::default() };
@@ -113,7 +121,7 @@ impl Api {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let router = http::router(core.clone(), axum::Router::new());
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let server = tokio::spawn(http::serve(listener, router, limits, CancellationToken::new()));
         Self { core, base, hyper: Client::builder(TokioExecutor::new()).build_http(), server, _folder: folder }
     }
 

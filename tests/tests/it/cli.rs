@@ -7,6 +7,8 @@ use std::time::Duration;
 use carillon_tests::server::{Setup, binary, free_port};
 use serde_json::Value;
 
+use crate::plugin_contract::guests;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
@@ -175,4 +177,32 @@ fn the_demo_replaces_a_plugin_while_it_sends() {
     assert!(stdout.contains("with jinja 1.0.0") && stdout.contains("with jinja 1.1.0"), "{stdout}");
     assert!(stdout.contains("ledger checked"), "{stdout}");
     assert!(stderr.contains("before: Hello") && stderr.contains("after:  Bonjour"), "{stderr}");
+}
+
+#[test]
+fn the_compiler_ends_at_its_limits() {
+    use std::io::Write as _;
+    use std::os::unix::process::ExitStatusExt as _;
+    let compile = |seconds: &str, memory: &str, bytes: &[u8]| {
+        let mut compiler = carillon();
+        compiler
+            .args(["compile-plugin", seconds, memory])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = compiler.spawn().expect("carillon runs");
+        // One that has too little memory may end before it has read everything.
+        let _ = child.stdin.take().expect("a pipe").write_all(bytes);
+        child.wait_with_output().expect("it ends")
+    };
+    let (seconds, memory) = ("60", (4u64 << 30).to_string());
+    let good = compile(seconds, &memory, &guests::laborious(1));
+    assert!(good.status.success() && good.stdout.starts_with(b"\x7fELF"), "{good:?}");
+    let bad = compile(seconds, &memory, b"\0asm\x0d\0\x01\0\xff");
+    assert!(bad.status.code() == Some(2) && bad.stdout.is_empty() && !bad.stderr.is_empty(), "{bad:?}");
+    let bomb = guests::laborious(200);
+    for (seconds, memory) in [("1", memory.as_str()), (seconds, "20000000")] {
+        let ended = compile(seconds, memory, &bomb);
+        assert!(ended.status.signal().is_some() && ended.stdout.is_empty(), "{:?}", ended.status);
+    }
 }

@@ -5,6 +5,7 @@ mod api;
 mod chaos;
 mod cli;
 mod flow;
+mod logs;
 mod plans;
 mod plugin_contract;
 mod queue_contract;

@@ -1,5 +1,6 @@
 //! The contract between the host and plugins: the first-party plugins on good and bad input, and components that mean harm.
 
+mod escapes;
 mod first_party;
 pub mod guests;
 mod hostile;

@@ -92,3 +92,27 @@ fn the_migrations_of_both_backends_keep_step() {
     assert_eq!(names("postgres"), names("sqlite"));
     assert!(!names("postgres").is_empty());
 }
+
+/// A scope that no token can have would lock everybody but administrators out.
+#[test]
+fn every_scope_that_is_asked_for_can_be_given() {
+    let mut files = Vec::new();
+    rust_files(&root().join("host/src"), &mut files);
+    let templates = std::fs::read_dir(root().join("host/templates")).expect("a folder");
+    files.extend(templates.map(|entry| entry.expect("an entry").path()));
+    let mut asked = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("text");
+        for word in text.split('"').skip(1) {
+            let is_scope = word.split_once(':').is_some_and(|(what, how)| {
+                (how == "read" || how == "write") && !what.is_empty() && what.bytes().all(|b| b.is_ascii_lowercase())
+            });
+            if is_scope {
+                asked += 1;
+                let given = carillon::operations::tokens::SCOPES.contains(&word);
+                assert!(given, "{}: there is no scope {word}", file.display());
+            }
+        }
+    }
+    assert!(asked > 50, "{asked} scopes were found");
+}

@@ -7,6 +7,14 @@ use serde_json::{Value, json};
 
 use super::{ADMIN, Api, campaign};
 
+/// What answers without a token, and why it may. Everything else wants one.
+const OPEN: [(&str, &str); 4] = [
+    ("/healthz", "supervisors ask it; it says that the process lives"),
+    ("/readyz", "load balancers ask it; it names parts that are away"),
+    ("/metrics", "Prometheus asks it; it holds counts, names of plugins and routes, nothing of recipients"),
+    ("/api/v1/openapi.json", "how to call is no secret"),
+];
+
 /// Every operation of the document with the scope that it demands, its path filled in.
 fn operations(document: &Value) -> Vec<(String, String, Option<String>)> {
     let mut out = Vec::new();
@@ -44,6 +52,9 @@ async fn every_route_demands_its_scope() {
         unknown.expect(401);
         api.call_as("car_wrong", method, path, Value::Null).await.expect(401);
         api.call_as(&revoked, method, path, Value::Null).await.expect(401);
+        if method == "GET" {
+            assert_eq!(api.send("HEAD", &format!("/api/v1{path}"), &[], "").await.status, 401, "HEAD {path}");
+        }
     }
     // A token with every scope but the demanded one is refused; one with only that scope gets past the door.
     for scope in every.iter().map(String::as_str).chain(["admin"]) {
@@ -56,6 +67,69 @@ async fn every_route_demands_its_scope() {
             let status = api.call_as(&with, method, path, Value::Null).await.status;
             assert!(![401, 403, 500].contains(&status), "{method} {path} with {scope}: {status}");
         }
+    }
+}
+
+#[tokio::test]
+async fn without_a_token_only_what_is_open_on_purpose_answers() {
+    let api = Api::start().await;
+    let document = api.send("GET", "/api/v1/openapi.json", &[], "").await.expect(200);
+    for (path, why) in OPEN {
+        let status = api.send("GET", path, &[], "").await.status;
+        assert_eq!(status, 200, "{path} is open: {why}");
+        assert!(document["paths"][path].is_null(), "{path} is open and in the document");
+    }
+    // No other spelling of a path, and no method that the document does not have, gets past the door.
+    for (method, path, _) in operations(&document) {
+        let upper = path.to_uppercase();
+        let escaped = path.replacen("/", "/%2e/", 1);
+        for path in [
+            format!("/api/v1{path}/"),
+            format!("/api/v1/{path}"),
+            format!("//api/v1{path}"),
+            format!("/api/v1{escaped}"),
+            format!("/api/v1{path};x=1"),
+            format!("/api/v1{upper}"),
+            format!("/api/v1/healthz/..{path}"),
+            format!("/API/V1{path}"),
+            path.clone(),
+        ] {
+            let status = api.send(&method, &path, &[], "").await.status;
+            assert!([400, 401, 404, 405].contains(&status), "{method} {path}: {status}");
+        }
+        for method in ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"] {
+            let status = api.send(method, &format!("/api/v1{path}"), &[], "").await.status;
+            assert!([401, 405].contains(&status), "{method} {path}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_carry_the_security_headers() {
+    let api = Api::start().await;
+    for (path, status) in
+        [("/api/v1/devices", 401), ("/healthz", 200), ("/nowhere", 404), ("/api/v1/openapi.json", 200)]
+    {
+        let answer = api.send("GET", path, &[("x-forwarded-proto", "https")], "").await;
+        assert_eq!(answer.status, status, "{path}");
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("strict-transport-security", "max-age=31536000"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{path}: {name}");
+        }
+        // Nothing of another origin may read an answer, whatever it asks.
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+        if path.starts_with("/api/") {
+            assert_eq!(answer.header("cache-control"), Some("no-store"));
+        }
+        let plain = api.send("GET", path, &[], "").await;
+        assert_eq!(plain.header("strict-transport-security"), None, "only where there is https");
     }
 }
 
@@ -117,6 +191,9 @@ async fn secrets_are_shown_once_and_scopes_must_be_known() {
     assert!(!list.to_string().contains(&secret) && !list.to_string().contains(ADMIN));
     let problem = api.call("POST", "/tokens", json!({"name": "x", "scopes": ["root"]})).await.expect(422);
     assert_eq!(problem["errors"][0]["field"], "scopes[0]");
+    // Nobody signs the audit log as the engine.
+    let problem = api.call("POST", "/tokens", json!({"name": "system", "scopes": ["admin"]})).await.expect(422);
+    assert_eq!(problem["errors"][0]["field"], "name");
 }
 
 async fn keyed(api: &Api, path: &str, key: &str, body: &Value) -> super::Answer {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{ADMIN, Api, campaign};
+use crate::plugin_contract::guests;
 
 fn fields(problem: &Value) -> Vec<&str> {
     problem["errors"].as_array().into_iter().flatten().filter_map(|e| e["field"].as_str()).collect()
@@ -165,4 +166,18 @@ async fn suppressions_and_sequences_are_checked_too() {
     let problem =
         api.call("POST", "/sequences", json!({"name": "x", "devices": {"tag": "eu"}, "steps": []})).await.expect(422);
     assert_eq!(fields(&problem), ["steps"]);
+}
+
+#[tokio::test]
+async fn a_plugin_takes_no_name_that_belongs_to_another() {
+    let api = Api::start().await;
+    let active = api.get("/plugins/jinja").await["active"].clone();
+    let other_kind = guests::delay("jinja", "unreachable");
+    let problem = api.upload("POST", "/plugins?activate=true", "application/wasm", other_kind).await.expect(409);
+    assert!(problem["detail"].as_str().unwrap().contains("of kind template"), "{problem}");
+    let version = active.as_str().unwrap();
+    let same_version = guests::described(&["uniform", version, "", r#"{"type":"object"}"#, ""]);
+    let problem = api.upload("POST", "/plugins?activate=true", "application/wasm", same_version).await.expect(409);
+    assert!(problem["detail"].as_str().unwrap().contains("exists with other bytes"), "{problem}");
+    assert_eq!(api.get("/plugins/jinja").await["active"], active);
 }

@@ -126,3 +126,31 @@ async fn plugins_that_mean_harm_pause_their_own_campaigns_and_disturb_no_other()
     let peak = world.api().peak_memory();
     assert!(peak < 600 << 20, "{} MiB", peak >> 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_made_to_exhaust_the_compiler_is_refused_and_the_server_goes_on() {
+    let data = tempfile::tempdir().expect("a folder");
+    // Enough for each first-party plugin.
+    let server = Setup::embedded(data.path(), &[]).with("CARILLON_PLUGIN_COMPILE_S", "4").start().await;
+    let client = server.client.clone();
+    let bomb = guests::laborious(400);
+    let upload = tokio::spawn(async move {
+        client.send(Method::POST, "/api/v1/plugins", "application/wasm", bomb).await.expect("an answer")
+    });
+    let mut answers = 0;
+    while !upload.is_finished() {
+        let asked = Instant::now();
+        assert_eq!(server.client.get("/readyz").await.expect("an answer").0, 200);
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        answers += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (status, problem) = upload.await.expect("it ended");
+    assert_eq!((status, &problem["type"]), (422, &json!("urn:carillon:problem:plugin-compile-limit")), "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|d| d.contains("4 s of processor time")), "{problem}");
+    assert!(answers > 5, "{answers} answers meanwhile");
+    let good = guests::delay("fine", "unreachable");
+    let (status, answer) =
+        server.client.send(Method::POST, "/api/v1/plugins", "application/wasm", good).await.expect("an answer");
+    assert_eq!(status, 201, "{answer}");
+}

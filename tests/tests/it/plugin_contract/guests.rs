@@ -4,11 +4,51 @@ use bytes::Bytes;
 
 /// A delay strategy whose `next-delay` has this body: its parameter is local 0, its result points at what it answers.
 pub fn delay(name: &str, body: &str) -> Bytes {
+    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("delay.wat"), &next_delay(body))
+}
+
+fn next_delay(body: &str) -> String {
+    format!(r#"(func (export "carillon:plugin/delay@1.0.0#next-delay") (param i32) (result i32) {body})"#)
+}
+
+/// A delay strategy whose `describe` says these texts: name, version, summary, schema of the configuration and of devices.
+pub fn described(texts: &[&str; 5]) -> Bytes {
+    component(texts, DESCRIBED, include_str!("delay.wat"), &next_delay("unreachable"))
+}
+
+/// A delay strategy whose `describe` has this body; it points at what it says, and [`DESCRIBED`] at what would be right.
+pub fn describing(body: &str) -> Bytes {
+    component(&["hostile", "1.0.0", "", OBJECT, ""], body, include_str!("delay.wat"), &next_delay("unreachable"))
+}
+
+/// A delay strategy that also imports this instance, as in `"wasi:http/types@0.2.0" (instance)`.
+pub fn importing(import: &str) -> Bytes {
+    let world = include_str!("delay.wat").replace(INSTANTIATE, &format!("(import {import}) {INSTANTIATE}"));
+    component(&["hostile", "1.0.0", "", OBJECT, ""], DESCRIBED, &world, &next_delay("unreachable"))
+}
+
+/// A delay strategy of so many functions, each of which the compiler has to work for.
+pub fn laborious(functions: usize) -> Bytes {
+    let branches = "(if (local.get 0) (then (local.set 0 (i32.load (local.get 0)))))".repeat(1_000);
+    let function = format!("(func (param i32) {branches})");
+    let body = format!("unreachable) {} (func", function.repeat(functions));
     component(
-        name,
+        &["laborious", "1.0.0", "Means harm.", OBJECT, ""],
+        DESCRIBED,
         include_str!("delay.wat"),
-        &format!(r#"(func (export "carillon:plugin/delay@1.0.0#next-delay") (param i32) (result i32) {body})"#),
+        &next_delay(&body),
     )
+}
+
+/// A delay strategy that has its standard output: `$stdout` gives a handle of it, and `$write` writes 4096 bytes (a line of
+/// `x`) to the handle that it is given.
+pub fn writing(name: &str, body: &str) -> Bytes {
+    let world = include_str!("delay.wat").replace(INSTANTIATE, include_str!("stdout.wat"));
+    let functions = format!(
+        "{} (func $write (param i32) (call $write-bytes (local.get 0) (i32.const 0) (i32.const 4096) (i32.const 8192)))",
+        next_delay(body)
+    );
+    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, &world, &functions)
 }
 
 /// A sender whose `start` and `resume` have these bodies.
@@ -18,7 +58,41 @@ pub fn sender(name: &str, start: &str, resume: &str) -> Bytes {
            (func (export "carillon:plugin/sender@1.0.0#resume")
              (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {resume})"#
     );
-    component(name, include_str!("sender.wat"), &functions)
+    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("sender.wat"), &functions)
+}
+
+/// A sender whose `start` asks for this request: method, URL, headers, and a body of text.
+pub fn asking(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Bytes {
+    // Above what arguments take; the list of headers comes last, so that it is aligned.
+    let (base, mut data) = (65_536u32, Vec::new());
+    let mut put = |text: &str| {
+        let at = base + u32::try_from(data.len()).unwrap();
+        data.extend(text.as_bytes());
+        (at, u32::try_from(text.len()).unwrap())
+    };
+    let (method, url, body) = (put(method), put(url), put(body));
+    let texts: Vec<_> = headers.iter().flat_map(|(name, value)| [put(name), put(value)]).collect();
+    data.resize(data.len().next_multiple_of(4), 0);
+    let list = (base + u32::try_from(data.len()).unwrap(), u32::try_from(headers.len()).unwrap());
+    data.extend(texts.iter().flat_map(|(at, len)| [at.to_le_bytes(), len.to_le_bytes()].concat()));
+    // `ok(progress { step: request(round { request, state: "" }), account-state: none })`, where everything else is zero.
+    let round = SCRATCH + 16;
+    let mut stores = String::new();
+    for (offset, (at, len)) in [(0, method), (8, url), (16, list), (28, body)] {
+        stores += &format!(
+            "(i32.store (i32.const {}) (i32.const {at})) (i32.store (i32.const {}) (i32.const {len}))",
+            round + offset,
+            round + offset + 4
+        );
+    }
+    let start = format!(
+        r#"{stores} (i32.store8 (i32.const {}) (i32.const 1)) (f64.store (i32.const {}) (f64.const 5000))
+           (i32.const {SCRATCH})) (data (i32.const {base}) "{}") (func"#,
+        round + 24,
+        round + 40,
+        escape(&data)
+    );
+    sender("asking", &start, "unreachable")
 }
 
 /// A template whose `render` and `variables` have these bodies.
@@ -29,14 +103,24 @@ pub fn template(name: &str, render: &str, variables: &str) -> Bytes {
            (func (export "carillon:plugin/template@1.0.0#variables")
              (param i32 i32 f64 i32) (result i32) {variables})"#
     );
-    component(name, include_str!("template.wat"), &functions)
+    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("template.wat"), &functions)
 }
 
 /// Where bodies may write: below the strings, above nothing.
 pub const SCRATCH: u32 = 16;
+/// The body of a `describe` that says what it should.
+pub const DESCRIBED: &str = "(i32.const 1024)";
+/// Where the record of `describe` is.
+pub const RECORD: u32 = 1024;
 
-fn component(name: &str, world: &str, functions: &str) -> Bytes {
-    let texts = [name, "1.0.0", "Means harm.", r#"{"type":"object"}"#, ""];
+const OBJECT: &str = r#"{"type":"object"}"#;
+const INSTANTIATE: &str = "(core instance $main (;0;) (instantiate $main))";
+
+fn escape(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("\\{b:02x}")).collect()
+}
+
+fn component(texts: &[&str; 5], describe: &str, world: &str, functions: &str) -> Bytes {
     let (mut record, mut strings, mut at) = (Vec::new(), Vec::new(), 2048u32);
     for text in texts {
         record.extend([at.to_le_bytes(), u32::try_from(text.len()).unwrap().to_le_bytes()].concat());
@@ -46,18 +130,24 @@ fn component(name: &str, world: &str, functions: &str) -> Bytes {
     // Three empty lists, which still have a place.
     let at = at.next_multiple_of(4);
     record.extend([at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4]].concat());
-    let escape = |bytes: &[u8]| bytes.iter().map(|b| format!("\\{b:02x}")).collect::<String>();
+    let imports = if world.contains("(with \"wasi\"") {
+        r#"(import "wasi" "write" (func $write-bytes (param i32 i32 i32 i32)))
+           (import "wasi" "get-stdout" (func $stdout (result i32)))"#
+    } else {
+        ""
+    };
     let module = format!(
         r#"(core module $main
+          {imports}
           (memory (export "memory") 2)
           (global $heap (mut i32) (i32.const 8192))
-          (data (i32.const 1024) "{}")
+          (data (i32.const {RECORD}) "{}")
           (data (i32.const 2048) "{}")
           (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (local i32)
             (local.set 4 (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
             (global.set $heap (i32.add (local.get 4) (local.get 3)))
             (local.get 4))
-          (func (export "carillon:plugin/describe@1.0.0#get") (result i32) (i32.const 1024))
+          (func (export "carillon:plugin/describe@1.0.0#get") (result i32) {describe})
           {functions})"#,
         escape(&record),
         escape(&strings),

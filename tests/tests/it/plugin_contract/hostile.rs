@@ -28,7 +28,7 @@ pub fn pace() -> PaceFacts {
 }
 
 /// Answers `ok(next { delay-ms, state })`.
-fn next(delay_ms: &str, state_len: u32) -> String {
+pub fn next(delay_ms: &str, state_len: u32) -> String {
     format!(
         "(i32.store8 (i32.const {SCRATCH}) (i32.const 0))
          (f64.store (i32.const {}) (f64.const {delay_ms}))
@@ -188,6 +188,60 @@ async fn what_does_not_fit_is_refused_with_a_reason() {
     let limits = PluginLimits { max_component_bytes: 100, instances: 10, ..PluginLimits::default() };
     let small = PluginHost::new(limits, None).unwrap();
     assert_eq!(small.inspect(embedded("uniform")).await.unwrap_err().code, "too-large");
+}
+
+#[tokio::test]
+async fn tables_are_limited() {
+    let eater =
+        "(loop $l (br_if $l (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1)))) unreachable)
+        (table $t 1 funcref) (func";
+    assert_eq!(delay_fault(&host(), eater).await, PluginFault::Memory);
+    // One that is too large from the start is refused at the upload.
+    let huge = refusal(guests::delay("hostile", "unreachable) (table 200000 funcref) (func")).await;
+    assert!(huge.code == "invalid-component" && huge.detail.contains("table"), "{huge:?}");
+    let memory = refusal(guests::delay("hostile", "unreachable) (memory 4096) (func")).await;
+    assert!(memory.code == "invalid-component" && memory.detail.contains("memory"), "{memory:?}");
+}
+
+#[tokio::test]
+async fn recursion_without_end_is_a_crash_of_the_guest_alone() {
+    let host = host();
+    let PluginFault::Trap(cause) = delay_fault(&host, "(call $r) unreachable) (func $r (call $r)").await else {
+        panic!()
+    };
+    assert!(cause.contains("call stack exhausted"), "{cause}");
+    let good = load(&host, embedded("uniform")).await;
+    good.next_delay(&ctx(r#"{"min_ms":1,"max_ms":2}"#), pace(), "").await.unwrap();
+}
+
+#[tokio::test]
+async fn sections_that_are_cut_off_or_changed_are_refused() {
+    let whole = guests::delay("hostile", &next("1", 0));
+    for cut in (9..whole.len()).step_by(97) {
+        let cut = refusal(whole.slice(..cut)).await;
+        assert!(["invalid-component", "wrong-world", "missing-export"].contains(&cut.code), "{cut:?}");
+        assert!(!cut.detail.is_empty());
+    }
+    // Whatever a byte is changed to, the check ends with a plugin or a refusal.
+    let host = host();
+    for at in (8..whole.len()).step_by(61) {
+        let mut changed = whole.to_vec();
+        changed[at] ^= 0xff;
+        if let Err(refused) = host.inspect(changed.into()).await {
+            assert_ne!(refused.code, "internal", "{at}: {refused:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn functions_that_no_compiler_should_meet_are_refused() {
+    // The engine's own limits, which keep one function from costing more than all others.
+    let locals = format!("{} unreachable", "(local i64)".repeat(50_001));
+    let many = refusal(guests::delay("hostile", &locals)).await;
+    assert!(many.code == "invalid-component" && many.detail.contains("locals"), "{many:?}");
+    let long = format!("{} unreachable", "(drop (i64.const 9223372036854775807))".repeat(700_000));
+    let long = refusal(guests::delay("hostile", &long)).await;
+    assert!(long.code == "invalid-component" && long.detail.contains("size"), "{long:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,97 @@
+//! Compiling in a process of its own, so that a component made to exhaust the compiler costs its uploader a refusal and the
+//! server nothing: the kernel ends that process at a limit of processor time and of memory. It is this program again, started
+//! without the server's environment, which holds secrets.
+
+use std::io::{self, Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use wasmtime::{Engine, InstanceAllocationStrategy};
+
+use super::check::{self, Refusal};
+use super::engine;
+use super::limits::PluginLimits;
+
+/// The hidden subcommand that [`compile_here`] serves; its two arguments are [`CompileLimits`].
+pub const SUBCOMMAND: &str = "compile-plugin";
+
+/// The program that runs: also after the file was replaced by a newer one, whose engine may be another.
+#[cfg(target_os = "linux")]
+fn program() -> io::Result<std::path::PathBuf> {
+    Ok("/proc/self/exe".into())
+}
+#[cfg(not(target_os = "linux"))]
+fn program() -> io::Result<std::path::PathBuf> {
+    std::env::current_exe()
+}
+
+/// What compiling one component may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Processor time of all its threads together; counted in whole seconds.
+    pub time: Duration,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The code compiled from a component.
+pub(super) fn compile(limits: CompileLimits, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+    check::recognise(bytes)?;
+    let seconds = limits.time.as_secs().max(1);
+    let failed = |error: io::Error| Refusal::internal(&format!("the compiler's process: {error}"));
+    let mut child = Command::new(program().map_err(failed)?)
+        .arg(SUBCOMMAND)
+        .args([seconds.to_string(), limits.memory_bytes.to_string()])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut input) = child.stdin.take() {
+        // It reads to the end before it writes. One that broke off has more to say by how it ended.
+        let _ = input.write_all(bytes);
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    match output.status.code() {
+        Some(0) => Ok(output.stdout),
+        Some(INVALID) => Err(Refusal::invalid(String::from_utf8_lossy(&output.stderr).trim())),
+        Some(code) => {
+            tracing::error!(code, said = %String::from_utf8_lossy(&output.stderr), "the compiler's process failed");
+            Err(Refusal::internal(&format!("the compiler's process ended with {code}")))
+        }
+        None => Err(Refusal::compile_limit(seconds, limits.memory_bytes)),
+    }
+}
+
+/// How the process says that the component is at fault.
+const INVALID: i32 = 2;
+
+/// Reads a component from standard input and writes its code to standard output, within limits. Returns the exit code.
+///
+/// # Errors
+/// When the limits cannot be set, or the code cannot be written.
+pub fn compile_here(seconds: u64, memory_bytes: u64) -> anyhow::Result<u8> {
+    // Memory that is reserved and not used does not count: threads reserve much of it.
+    for (resource, limit) in [(Resource::Cpu, seconds), (Resource::Data, memory_bytes), (Resource::Core, 0)] {
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).context("a limit cannot be set")?;
+    }
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    let mut config = engine::config(&PluginLimits::default());
+    // No instance is made here: the pool's address space is not needed. Code does not depend on it.
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    let engine = Engine::new(&config).map_err(anyhow::Error::from)?;
+    match engine.precompile_component(&bytes) {
+        Ok(code) => {
+            io::stdout().lock().write_all(&code)?;
+            Ok(0)
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            Ok(INVALID as u8)
+        }
+    }
+}

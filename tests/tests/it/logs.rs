@@ -1,0 +1,86 @@
+//! What a server writes down: nothing that is secret or personal, also when everything that it says is kept.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use carillon_tests::server::{Setup, TOKEN, free_port};
+use carillon_tests::sink::Sink;
+use carillon_tests::wait::eventually;
+use hyper::Method;
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const SECRET: &str = "hush-provider-key-71";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_secrets_nor_recipients_are_in_the_log() {
+    let sink = Sink::start().await;
+    let data = tempfile::tempdir().expect("a folder");
+    let server = Setup::embedded(data.path(), &[sink.port])
+        .with("CARILLON_LOG", "debug,carillon=trace")
+        .with("CARILLON_SECRETS", format!("KEY={SECRET}@127.0.0.1"))
+        .start()
+        .await;
+    let token = server.post("/api/v1/tokens", &json!({"name": "ci", "scopes": ["campaigns:read"]})).await;
+    let token = token["secret"].as_str().expect("a secret").to_owned();
+    server.post("/api/v1/devices", &json!([{"id": "dev-1", "channel": "sms", "tags": ["eu"]}])).await;
+    let csv = Bytes::from("address,name\n+15550100071,Wilhelmina\n+15550100072,Wilhelmina\n");
+    let (status, _) =
+        server.client.send(Method::PUT, "/api/v1/audiences/friends", "text/csv", csv).await.expect("an answer");
+    assert_eq!(status, 200);
+    // One arrives with the secret, one may not leave, one names a secret that there is not.
+    for (url, header) in [
+        (sink.url(), "Bearer {{secret:KEY}}"),
+        ("http://127.0.0.1:9/send".to_owned(), "Bearer {{secret:KEY}}"),
+        (sink.url(), "Bearer {{secret:OTHER}}"),
+    ] {
+        let made = server
+            .post(
+                "/api/v1/campaigns",
+                &json!({"name": "c", "audience": "friends", "devices": {"tag": "eu"}, "retry": {"max_attempts": 1},
+                    "template": {"plugin": "jinja", "config": {"text": "Dear {{ name }}, the password is swordfish"}},
+                    "delay": {"plugin": "uniform", "config": {"min_ms": 0, "max_ms": 1}},
+                    "sender": {"plugin": "webhook", "config": {"url": url, "headers": {"Authorization": header}}}}),
+            )
+            .await;
+        let path = format!("/api/v1/campaigns/{}", made["id"].as_str().expect("an id"));
+        server.post(&format!("{path}/launch"), &json!({})).await;
+        eventually("every message is final or waits for its next attempt", PATIENCE, || async {
+            let (_, campaign) = server.client.get(&path).await.expect("an answer");
+            let counts = &campaign["counts"];
+            counts["sent"].as_u64().unwrap_or(0) + counts["failed"].as_u64().unwrap_or(0) == 2
+        })
+        .await;
+    }
+    // Refused calls are told about, too: a secret as a token, in a query and in a body that cannot be read.
+    let wrong = carillon_tests::client::Client::new(server.setup.port, "car_swordfish");
+    assert_eq!(wrong.get("/api/v1/devices").await.expect("an answer").0, 401);
+    assert_eq!(server.client.get("/api/v1/devices?swordfish=%2B15550100071").await.expect("an answer").0, 400);
+    let body = Bytes::from("{\"swordfish\": ");
+    let broken = server.client.send(Method::POST, "/api/v1/campaigns", "application/json", body).await;
+    assert_eq!(broken.expect("an answer").0, 422, "an unknown field, and no end");
+    server.client.get("/api/v1/suppressions?address=%2B15550100071").await.expect("an answer");
+
+    let log = server.log();
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log says everything");
+    for secret in [TOKEN, &token, SECRET, "+15550100071", "%2B15550100071", "Wilhelmina", "swordfish"] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret} is in the log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_in_urls_are_not_in_the_log() {
+    for (name, url) in [
+        ("CARILLON_STORE", "postgres://me:swordfish@127.0.0.1:1/x"),
+        ("CARILLON_QUEUE", "redis://me:swordfish@127.0.0.1:1/0"),
+    ] {
+        let data = tempfile::tempdir().expect("a folder");
+        let setup = Setup { data: data.path().to_owned(), env: Vec::new(), port: free_port() };
+        let server = setup.with("CARILLON_LOG", "debug,carillon=trace").with(name, url).spawn();
+        eventually("it says what it waits for", PATIENCE, || async { server.log().contains("is away") }).await;
+        assert!(!server.log().contains("swordfish"), "{}", server.log());
+        let (status, waits) = server.client.get("/readyz").await.expect("an answer");
+        assert!(status == 503 && !waits.to_string().contains("swordfish"), "{waits}");
+    }
+}
