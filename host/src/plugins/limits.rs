@@ -42,7 +42,7 @@ pub struct PluginLimits {
     /// Instances of all plugins together (default 1,000).
     pub instances: u32,
     /// Compile in a process of its own, within these limits, where compiled code is kept; in this process and without limits
-    /// when absent (the default). The program must know the subcommand [`super::apart::SUBCOMMAND`].
+    /// when absent (the default). The program must know the subcommand `SUBCOMMAND` of this module.
     pub compile_apart: Option<CompileLimits>,
 }
 
