@@ -4,6 +4,7 @@
 mod api;
 mod cli;
 mod flow;
+mod models;
 mod plans;
 mod plugin_contract;
 mod queue_contract;
