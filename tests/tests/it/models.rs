@@ -1,9 +1,10 @@
-//! Model tests. [`queue`] plays random sequences of calls to a backend and to a plain model of it in memory,
+//! Model tests. [`queue`] and [`store`] play random sequences of calls to a backend and to a plain model of it in memory,
 //! and compare the two after each; what fails is cut down to the fewest calls that still fail. [`lease`] looks at every
 //! order in which a few servers can get into each other's way.
 
 mod lease;
 mod queue;
+mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
