@@ -87,9 +87,12 @@ pub enum Answer {
     },
     Finished(Option<u32>),
     Held(bool),
-    /// What is filled in again after a loss: per device messages, wait and pace.
-    Refill(Vec<(Vec<(u8, i64)>, u32, String)>),
+    /// What is filled in again after a loss, per device.
+    Refill(Vec<Refill>),
 }
+
+/// Messages with their ranks, a wait and a pace.
+pub type Refill = (Vec<(u8, i64)>, u32, String);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
