@@ -161,6 +161,7 @@ impl Postgres {
     ///
     /// # Panics
     /// When it does not within half a minute.
+    #[allow(clippy::zombie_processes)] // It ends with the watchdog, which is nobody's to wait for here.
     pub async fn restart(&self) {
         let data = self.log.with_file_name("data");
         crate::wait::eventually("the sessions have ended", Duration::from_secs(30), || {

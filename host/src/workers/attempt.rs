@@ -108,7 +108,7 @@ impl Sending {
         };
         // Whether some byte may have left: from then on nothing that goes wrong proves that the message was not sent.
         let mut left = false;
-        for _ in 0..=MAX_ROUNDS {
+        for round in 0..=MAX_ROUNDS {
             let Progress { step, account_state } = progress;
             if let Some(state) = account_state {
                 self.accounts.put(attempt.sender.plugin.digest, account, state);
@@ -117,6 +117,9 @@ impl Sending {
                 Step::Done(outcome) => return Ended::Outcome(outcome),
                 Step::Request { request, state } => (request, state),
             };
+            if round == MAX_ROUNDS {
+                break;
+            }
             if let Some(ended) = self.stop_before_request(attempt, left) {
                 return ended;
             }

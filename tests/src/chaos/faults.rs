@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::chaos::Plan;
-use crate::chaos::proxy::{Mode, Proxy, Trap, Way};
+use crate::chaos::proxy::{Matches, Mode, Proxy, Trap, Way};
 use crate::chaos::world::{SERVERS, World, signal};
 
 /// A turn of devices is a large piece; what else a server asks of the database is small.
@@ -299,7 +299,7 @@ impl Trouble {
 }
 
 /// Which piece of traffic is the point.
-fn pieces(point: Point, mut passes: u32) -> Box<dyn FnMut(u64, Way, &[u8]) -> bool + Send> {
+fn pieces(point: Point, mut passes: u32) -> Matches {
     let holds = |piece: &[u8], word: &[u8]| piece.windows(word.len()).any(|w| w == word);
     let mut waits_on = None;
     Box::new(move |connection, way, piece| {

@@ -34,10 +34,13 @@ pub enum Way {
     Back,
 }
 
+/// Says `true` to the piece that is waited for, given the number of its connection.
+pub type Matches = Box<dyn FnMut(u64, Way, &[u8]) -> bool + Send>;
+
 /// Strikes once, when a piece passes of which `matches` says `true`. The piece is not passed on.
 pub struct Trap {
-    /// Which pieces, given the number of their connection.
-    pub matches: Box<dyn FnMut(u64, Way, &[u8]) -> bool + Send>,
+    /// Which pieces.
+    pub matches: Matches,
     /// What happens.
     pub strike: Box<dyn FnOnce() + Send>,
 }

@@ -6,6 +6,7 @@ mod chaos;
 mod cli;
 mod flow;
 mod logs;
+mod models;
 mod plans;
 mod plugin_contract;
 mod queue_contract;
