@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,7 +84,8 @@ struct Shared {
     rng: Mutex<StdRng>,
     disk: mpsc::UnboundedSender<(String, oneshot::Sender<()>)>,
     trap: Mutex<Option<Trap>>,
-    calm: std::sync::atomic::AtomicBool,
+    calm: AtomicBool,
+    wait_ms: AtomicU64,
 }
 
 /// A running sink.
@@ -114,6 +116,7 @@ impl Sink {
             disk: write_down(File::create(file).expect("the ledger can be made")),
             trap: Mutex::default(),
             calm: false.into(),
+            wait_ms: 0.into(),
         });
         let all = shared.clone();
         let server = tokio::spawn(async move {
@@ -135,9 +138,14 @@ impl Sink {
         format!("http://127.0.0.1:{}/send", self.port)
     }
 
-    /// From now on every message is taken at once.
+    /// From now on each answer waits this long.
+    pub fn answer_after(&self, wait: Duration) {
+        self.shared.wait_ms.store(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// From now on every message is taken, or not.
     pub fn be_kind(&self, kind: bool) {
-        self.shared.calm.store(kind, std::sync::atomic::Ordering::Relaxed);
+        self.shared.calm.store(kind, Ordering::Relaxed);
     }
 
     /// Springs when a request is on disk and not answered yet, until it says `true` once.
@@ -220,11 +228,7 @@ async fn answer(
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
     let (message, device, attempt) = (text("id"), text("device"), json["attempt"].as_u64().unwrap_or(0));
-    let manner = if shared.calm.load(std::sync::atomic::Ordering::Relaxed) {
-        Manner::Takes
-    } else {
-        Manner::draw(&mut shared.rng.lock())
-    };
+    let manner = if shared.calm.load(Ordering::Relaxed) { Manner::Takes } else { Manner::draw(&mut shared.rng.lock()) };
     let line = format!("{message}\t{key}\t{device}\t{attempt}\t{manner:?}\n");
     let index = {
         let mut arrivals = shared.arrivals.lock();
@@ -254,6 +258,7 @@ async fn answer(
                 let wait = shared.rng.lock().random_range(20..600);
                 tokio::time::sleep(Duration::from_millis(wait)).await;
             }
+            tokio::time::sleep(Duration::from_millis(shared.wait_ms.load(Ordering::Relaxed))).await;
             let status = if key == message && !message.is_empty() { 202 } else { 400 };
             let answer = serde_json::json!({ "id": format!("sink-{message}") }).to_string();
             Response::builder().status(status).body(Full::new(answer.into()))?
