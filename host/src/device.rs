@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::campaign::{BadField, PluginUse, check_name};
-use crate::clock::Time;
+use crate::clock::{Clock, Time};
 use crate::id::{DeviceId, DeviceNo, RunKey};
 
 /// A device as a user describes it: an element of `POST /api/v1/devices`.
@@ -289,6 +289,13 @@ pub struct SavedPace {
     pub next_at: Time,
     /// [`Pace::to_saved`].
     pub pace: String,
+}
+
+impl SavedPace {
+    /// How long the device still waits, never too short by what this server's clock may differ from the one that saved it.
+    pub fn left(&self, clock: &dyn Clock) -> Duration {
+        self.next_at.plus(clock.uncertainty()).since(clock.now())
+    }
 }
 
 #[cfg(test)]

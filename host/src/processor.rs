@@ -217,7 +217,6 @@ impl Processor {
         let took = self.core.clock.monotonic().saturating_sub(asked);
         self.core.metrics.batch(Group::TopUp, devices.len(), took);
         let known = self.fleet.devices(devices).await?;
-        let (now, off) = (self.core.clock.now(), self.core.clock.uncertainty());
         let mut batch = Vec::with_capacity(found.len());
         let ready: HashMap<_, _> = found.iter().map(|t| (t.device, t.messages.len())).collect();
         let window = usize::try_from(window).unwrap_or(usize::MAX);
@@ -226,7 +225,7 @@ impl Processor {
             let Some(device) = known.get(&top_up.device).filter(|d| d.is_available()) else { continue };
             // A pace that the queue lost is known to within what is saved lazily.
             let initial = top_up.pace.map_or_else(InitialPace::default, |saved| InitialPace {
-                next_in: saved.next_at.plus(off).since(now).max(LAZY),
+                next_in: saved.left(&*self.core.clock).max(LAZY),
                 pace: saved.pace,
             });
             batch.push(Enqueue { device: device.spec.id.clone(), messages: top_up.messages, initial });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::campaign::RunOwner;
 use crate::core::Core;
 use crate::device::{Device, LastOutcome, Pace, PaceUpdate};
-use crate::fleet::{Fleet, LiveRun};
+use crate::fleet::LiveRun;
 use crate::id::{DeviceNo, MessageId};
 use crate::message::{AdvanceTo, EnrolmentAdvance, InFlight, MessageStatus, Reason, Settled, Settlement};
 use crate::queue::Disposal;
@@ -43,8 +43,8 @@ async fn try_adopt(pool: &Pool, device: &Device, token: i64, messages: &[Message
         disposals.push((*message, disposal));
     }
     // The dead owner may have sent and settled without telling the queue: its pace is in the store.
-    if let Some(saved) = core.store.saved_paces(&[device.no]).await?.into_iter().next() {
-        let wait = saved.1.next_at.plus(core.clock.uncertainty()).since(core.clock.now()).max(pacing::LAZY);
+    if let Some((_, saved)) = core.store.saved_paces(&[device.no]).await?.pop() {
+        let wait = saved.left(&*core.clock).max(pacing::LAZY);
         core.queue.hold(std::slice::from_ref(&device.spec.id), wait).await?;
     }
     core.queue.adopt(&device.spec.id, token, &disposals).await?;
@@ -120,7 +120,9 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
         facts.ambiguous(Reason::new("interrupted", "the server that sent it ended before the answer was kept"));
     let live = runs.get(left.message.run());
     let longest = Duration::from_millis(plan.delay.max_ms.min(pacing::FAULT_DELAY_MS));
-    let (wait, pace) = pace_after(pool, left, live.map(|l| &**l), longest).await?;
+    let device = pool.sending.fleet.devices(&[left.device]).await?.remove(&left.device);
+    let pace = pace_after(pool, left, device.as_deref(), live.map(|l| &**l), longest).await?;
+    let wait = pace.next_at.since(core.clock.now());
     let settlement = Settlement {
         message: left.message,
         device: left.device,
@@ -138,7 +140,9 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
     if applied.first() == Some(&true) {
         pool.metrics.settled(std::slice::from_ref(&settlement), &applied);
         pool.sending.fleet.note_final();
-        hold(core, left.device, &pool.sending.fleet, wait).await;
+        if let Some(device) = device {
+            pool.keep_pace(&device.spec.id, wait).await;
+        }
         // It may be ready again, and is in no queue.
         pool.processor.changed(left.device);
         tracing::info!(message.id = %left.message, host = %left.host, "settled an interrupted message");
@@ -146,56 +150,36 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// How long the device of an interrupted message waits, and the pace that says so in the store. The message may have been sent,
-/// so the delay is due as after any send; counted from now, because nobody knows when it was. A run that is not live has
-/// no delay strategy to ask: then the device waits `longest`.
+/// The pace of an interrupted message's device. The message may have been sent, so the delay is due as after any send; counted
+/// from now, because nobody knows when it was. A run that is not live has no delay strategy to ask: then the device waits
+/// `longest`.
 async fn pace_after(
     pool: &Pool,
     left: &InFlight,
+    device: Option<&Device>,
     live: Option<&LiveRun>,
     longest: Duration,
-) -> Result<(Duration, PaceUpdate), StoreError> {
+) -> Result<PaceUpdate, StoreError> {
     let core = &pool.core;
     let now = core.clock.now();
     let saved = core.store.saved_paces(&[left.device]).await?.pop().map(|(_, saved)| saved);
     let mut pace = Pace::parse(saved.as_ref().map(|s| s.pace.as_str()).filter(|p| !p.is_empty()));
     let mut wait = longest;
-    if let Some(device) = pool.sending.fleet.devices(&[left.device]).await?.get(&left.device) {
-        match live {
-            Some(run) => {
-                let send = pacing::Send {
-                    device,
-                    outcome: LastOutcome::Retried,
-                    backlog: 0,
-                    text_length: 0,
-                    now,
-                    random: rand::random(),
-                };
-                let (paced, fault) = pacing::after_send(run, pace, send).await;
-                if let Some(fault) = fault {
-                    pool.breakers.delay_fault(run, &fault);
-                }
-                (wait, pace) = (paced.wait, paced.pace);
+    let outcome = LastOutcome::Retried;
+    match (device, live) {
+        (Some(device), Some(run)) => {
+            let send = pacing::Send { device, outcome, backlog: 0, text_length: 0, now, random: rand::random() };
+            let (paced, fault) = pacing::after_send(run, pace, send).await;
+            if let Some(fault) = fault {
+                pool.breakers.delay_fault(run, &fault);
             }
-            None => pacing::note(&mut pace, LastOutcome::Retried, now),
+            (wait, pace) = (paced.wait, paced.pace);
         }
+        (Some(_), None) => pacing::note(&mut pace, outcome, now),
+        (None, _) => {}
     }
     let next_at = now.plus(wait + core.clock.uncertainty()).max(saved.map_or(now, |s| s.next_at));
-    let pace = PaceUpdate { device: left.device, token: left.token, next_at, pace: pace.to_saved() };
-    Ok((next_at.since(now), pace))
-}
-
-/// Has the queue hold a device; what the queue does not know of it now is in its saved pace.
-async fn hold(core: &Core, device: DeviceNo, fleet: &Fleet, wait: Duration) {
-    let held = async {
-        if let Some(device) = fleet.devices(&[device]).await?.get(&device) {
-            core.queue.hold(std::slice::from_ref(&device.spec.id), wait).await?;
-        }
-        anyhow::Ok(())
-    };
-    if let Err(error) = held.await {
-        tracing::warn!(error = format!("{error:#}"), device.no = %device, "the pace after an interrupted message was not kept");
-    }
+    Ok(PaceUpdate { device: left.device, token: left.token, next_at, pace: pace.to_saved() })
 }
 
 /// What a settled message means for the enrolment that it belongs to.

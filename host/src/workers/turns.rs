@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::device::{Device, PaceUpdate};
-use crate::id::DeviceNo;
+use crate::id::{DeviceId, DeviceNo};
 use crate::message::{AdvanceTo, Begun, Claim, Settled, Settlement, Turned};
 use crate::metrics::{Backend, Group};
 use crate::queue::{Disposal, Finish, Finished, MetricsDelta, Wake};
@@ -169,35 +169,32 @@ impl Pool {
     }
 
     /// Gives leases back. `true`: the last attempt under the lease counted, or there was none.
-    async fn release(&self, mut releases: Vec<(Release, bool)>) {
+    async fn release(&self, releases: Vec<(Release, bool)>) {
         let monotonic = self.core.clock.monotonic();
         let mut soonest = Duration::MAX;
-        let finishes: Vec<Finish> = releases
-            .iter_mut()
-            .map(|(release, _)| {
-                release.finish.next_in = release.next_at.saturating_sub(monotonic);
-                soonest = soonest.min(release.finish.next_in);
-                release.finish.clone()
-            })
-            .collect();
-        let asked = self.core.clock.monotonic();
-        self.acknowledge(&releases, &finishes).await;
-        self.metrics.batch(Group::Release, finishes.len(), self.core.clock.monotonic().saturating_sub(asked));
-        {
-            let mut paces = self.lazy.paces.lock();
-            for (release, counted) in &mut releases {
-                self.sending.leases.remove(&release.finish.device, release.finish.token);
-                match release.pace.take() {
-                    Some(pace) if *counted => drop(paces.insert(pace.device, pace)),
-                    _ => {}
-                }
-            }
+        let mut finishes = Vec::with_capacity(releases.len());
+        let mut released = Vec::with_capacity(releases.len());
+        let mut paces = Vec::new();
+        for (Release { device, mut finish, next_at, pace }, counted) in releases {
+            finish.next_in = next_at.saturating_sub(monotonic);
+            soonest = soonest.min(finish.next_in);
+            finishes.push(finish);
+            released.push((device.no, counted));
+            paces.extend(pace.filter(|_| counted));
         }
+        let asked = self.core.clock.monotonic();
+        self.acknowledge(&released, &finishes).await;
+        self.metrics.batch(Group::Release, finishes.len(), self.core.clock.monotonic().saturating_sub(asked));
+        for finish in &finishes {
+            self.sending.leases.remove(&finish.device, finish.token);
+        }
+        self.lazy.paces.lock().extend(paces.into_iter().map(|pace| (pace.device, pace)));
         self.due.bring_forward(soonest);
     }
 
-    /// Tells the queue, and repairs where it no longer knew the lease.
-    async fn acknowledge(&self, releases: &[(Release, bool)], finishes: &[Finish]) {
+    /// Tells the queue, and repairs where it no longer knew the lease. Each finish has its device and whether the last attempt
+    /// counted.
+    async fn acknowledge(&self, released: &[(DeviceNo, bool)], finishes: &[Finish]) {
         let mut answer = self.core.queue.finish(finishes).await;
         for _ in 0..3 {
             if answer.is_ok() {
@@ -210,10 +207,10 @@ impl Pool {
         match answer {
             Ok(answers) => {
                 let mut lost = Vec::new();
-                for (((release, counted), finish), answer) in releases.iter().zip(finishes).zip(answers) {
+                for (((device, counted), finish), answer) in released.iter().zip(finishes).zip(answers) {
                     match answer {
                         Finished::Done { depth } if depth <= self.low_water => {
-                            self.processor.request(release.device.no);
+                            self.processor.request(*device);
                         }
                         Finished::Done { .. } => {}
                         // The store says that this send happened, so its pace holds, whoever has the device now.
@@ -222,10 +219,7 @@ impl Pool {
                     }
                 }
                 for finish in lost {
-                    if let Err(error) = self.core.queue.hold(std::slice::from_ref(&finish.device), finish.next_in).await
-                    {
-                        tracing::warn!(error = %error, device.id = %finish.device, "a device's pace was not kept");
-                    }
+                    self.keep_pace(&finish.device, finish.next_in).await;
                 }
             }
             // The leases run out; whoever takes the devices then finds in the store what became of the messages.
@@ -233,6 +227,13 @@ impl Pool {
                 self.metrics.backend_error(Backend::Queue);
                 tracing::warn!(error = %error, devices = finishes.len(), "leases were not given back");
             }
+        }
+    }
+
+    /// Has the queue hold a device whose send it was not told of by the lease's holder.
+    pub async fn keep_pace(&self, device: &DeviceId, wait: Duration) {
+        if let Err(error) = self.core.queue.hold(std::slice::from_ref(device), wait).await {
+            tracing::warn!(error = %error, device.id = %device, "a device's pace was not kept");
         }
     }
 

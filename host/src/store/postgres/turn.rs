@@ -39,12 +39,16 @@ pub(super) use not_in_flight;
 
 /// Keeps messages of these runs from being begun until the transaction ends.
 pub(super) async fn still_runs(pg: &Postgres, tx: &mut Tx, runs: impl IntoIterator<Item = RunKey>) -> Result<()> {
-    let keys: BTreeSet<i32> = runs.into_iter().map(|run| run.0).collect();
     pg.sql(concat!("SELECT pg_advisory_xact_lock(", run_locks!(), ", key) FROM unnest($1::int[]) AS r (key)"))
-        .bind(keys.into_iter().collect::<Vec<_>>())
+        .bind(keys(runs))
         .execute(&mut **tx)
         .await?;
     Ok(())
+}
+
+/// Each run's key once, in the order in which everybody takes their locks.
+fn keys(runs: impl IntoIterator<Item = RunKey>) -> Vec<i32> {
+    runs.into_iter().map(|run| run.0).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// [`still_runs`] for all steps of these sequences.
@@ -100,13 +104,12 @@ async fn step(pg: &Postgres, host: HostId, steps: &[Step<'_>], now: Time) -> Res
     }
     let mut tx = pg.begin().await?;
     if begins {
-        let runs: BTreeSet<i32> = steps.iter().filter_map(|s| Some(s.claim?.1.message.run().0)).collect();
         pg.sql(concat!(
             "SELECT pg_advisory_xact_lock_shared(",
             run_locks!(),
             ", key) FROM unnest($1::int[]) AS r (key)"
         ))
-        .bind(runs.into_iter().collect::<Vec<_>>())
+        .bind(keys(steps.iter().filter_map(|s| Some(s.claim?.1.message.run()))))
         .execute(&mut *tx)
         .await?;
     }
@@ -177,12 +180,9 @@ async fn statement<'e>(
     steps: &[Step<'_>],
     now: Time,
 ) -> Result<Vec<Stepped>> {
-    let runs: BTreeSet<i32> = steps
-        .iter()
-        .flat_map(|s| [s.end.map(|(_, end)| end.message), s.claim.map(|(_, claim)| claim.message)])
-        .filter_map(|message| Some(message?.run().0))
-        .collect();
-    let runs: Vec<i32> = runs.into_iter().collect();
+    let messages =
+        steps.iter().flat_map(|s| [s.end.map(|(_, end)| end.message), s.claim.map(|(_, claim)| claim.message)]);
+    let runs = keys(messages.flatten().map(MessageId::run));
     let ends: Vec<Option<rows::SettleSql<'_>>> =
         steps.iter().map(|s| s.end.map(|(_, end)| rows::SettleSql::from(end))).collect();
     macro_rules! of_end {
