@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,22 +50,10 @@ pub struct Sink {
 impl Sink {
     /// Starts a sink on a free port.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
         let arrivals = Arc::new(Mutex::new(Vec::new()));
         let wait_ms = Arc::new(AtomicU64::new(0));
         let (seen, wait) = (arrivals.clone(), wait_ms.clone());
-        let server = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (seen, wait) = (seen.clone(), wait.clone());
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| answer(request, seen.clone(), wait.clone()));
-                    let io = TokioIo::new(stream);
-                    let _cut_by_the_other_side =
-                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
-                });
-            }
-        });
+        let (port, server) = listen(move |request, _| answer(request, seen.clone(), wait.clone())).await;
         Self { port, arrivals, wait_ms, server }
     }
 
@@ -130,6 +119,30 @@ impl Sink {
             assert!(ids.is_sorted(), "{device}: out of order: {ids:?}");
         }
     }
+}
+
+/// Answers requests on a free port, until the task is aborted. An answer that is an error cuts its connection.
+pub(crate) async fn listen<A, E>(
+    answer: impl Fn(Request<Incoming>, SocketAddr) -> A + Clone + Send + 'static,
+) -> (u16, JoinHandle<()>)
+where
+    A: Future<Output = Result<Response<Full<Bytes>>, E>> + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let server = tokio::spawn(async move {
+        while let Ok((stream, from)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| answer(request, from));
+                let io = TokioIo::new(stream);
+                let _cut_by_either_side =
+                    hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+            });
+        }
+    });
+    (port, server)
 }
 
 impl Drop for Sink {

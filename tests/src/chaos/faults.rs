@@ -200,7 +200,7 @@ impl Trouble {
         }
         let hit = tokio::time::timeout(TRAP_PATIENCE, strike).await.is_ok_and(|struck| struck.is_ok());
         match line {
-            Some(line) => drop(line.clear_trap()),
+            Some(line) => line.clear_trap(),
             None => self.world.sink.clear_trap(),
         }
         hit
@@ -282,17 +282,12 @@ impl Trouble {
         admin.close().await
     }
 
-    /// Takes every connection that the database has left, and ends the servers' own so that they need new ones.
+    /// Ends the servers' connections, so that they need new ones, and takes every one that the database has.
     async fn exhaust(&mut self) {
+        let _away = self.end_backends().await;
         let mut taken = Vec::new();
         while let Ok(connection) = PgConnection::connect(&self.world.database).await {
             taken.push(connection);
-            if taken.len() == 50 {
-                let _away = self.end_backends().await;
-            }
-            if taken.len() > 400 {
-                break;
-            }
         }
         self.peace(300..1_500).await;
     }

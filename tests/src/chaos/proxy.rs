@@ -111,9 +111,9 @@ impl Proxy {
         *self.shared.trap.lock() = Some(trap);
     }
 
-    /// Takes the trap away; `true` when it had not struck.
-    pub fn clear_trap(&self) -> bool {
-        self.shared.trap.lock().take().is_some()
+    /// Takes the trap away.
+    pub fn clear_trap(&self) {
+        *self.shared.trap.lock() = None;
     }
 }
 

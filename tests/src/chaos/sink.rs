@@ -12,17 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+use crate::sink::listen;
 
 /// What the sink does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +107,6 @@ impl Sink {
     /// # Panics
     /// When there is no free port or the file cannot be made.
     pub async fn start(file: &Path, seed: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
             arrivals: Mutex::default(),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -119,17 +116,7 @@ impl Sink {
             wait_ms: 0.into(),
         });
         let all = shared.clone();
-        let server = tokio::spawn(async move {
-            while let Ok((stream, from)) = listener.accept().await {
-                let all = all.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| answer(request, from, all.clone()));
-                    let _cut = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
+        let (port, server) = listen(move |request, from| answer(request, from, all.clone())).await;
         Self { port, shared, server }
     }
 
@@ -158,7 +145,7 @@ impl Sink {
         *self.shared.trap.lock() = None;
     }
 
-    /// Takes every request so far, in order of arrival, by message.
+    /// Takes every request so far, in order of arrival.
     pub fn take(&self) -> Vec<Arrival> {
         std::mem::take(&mut *self.shared.arrivals.lock())
     }
@@ -170,11 +157,6 @@ impl Sink {
             devices.entry(&arrival.device).or_default().push(arrival);
         }
         devices
-    }
-
-    /// Requests so far.
-    pub fn count(&self) -> usize {
-        self.shared.arrivals.lock().len()
     }
 
     /// A copy of every request so far.

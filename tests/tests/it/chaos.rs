@@ -1,4 +1,5 @@
-//! The short run of faults: what `tests/run chaos` does for long.
+//! The short run of faults: what `tests/run chaos` does for long. `CARILLON_TEST_SEED` is the number that the faults are drawn
+//! from, one that a failed run printed for instance; another one each time when absent.
 
 use std::time::Duration;
 
@@ -6,7 +7,10 @@ use carillon_tests::chaos::{self, Plan};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_doubled_in_a_storm() {
-    let seed = std::env::var("CARILLON_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let seed = match std::env::var("CARILLON_TEST_SEED") {
+        Ok(text) => text.parse().expect("CARILLON_TEST_SEED is a number, as a failed run printed it"),
+        Err(_) => rand::random(),
+    };
     println!("CARILLON_TEST_SEED={seed}");
     let outcome = chaos::run(&Plan {
         seed,

@@ -1,6 +1,7 @@
 //! Campaigns and sequences through real servers, to a real HTTP sink: what the README promises, end to end.
 //!
-//! `CARILLON_TEST_MESSAGES` and `CARILLON_TEST_DEVICES` make the campaigns larger for a run by hand.
+//! `CARILLON_TEST_MESSAGES` and `CARILLON_TEST_DEVICES` make the campaigns larger for a run by hand, `CARILLON_TEST_CONTACTS` the
+//! sequence.
 
 mod plugins;
 
