@@ -238,7 +238,7 @@ pub enum Begun {
     Inactive,
     /// It is no longer pending on this device (sent, cancelled, moved): drop it from the queue.
     Gone,
-    /// Another message of this device is `processing` in the store (its owner lost its lease, or the queue was
+    /// This or another message of this device is `processing` in the store (its owner lost its lease, or the queue was
     /// lost): leave the message where it was and come back later.
     DeviceBusy,
 }

@@ -532,7 +532,8 @@ pub trait Store: Send + Sync + 'static {
     // ---- messages: the hot path ----
 
     /// What belongs into the queues of these devices now: for each, the first `window` ready messages over the given
-    /// active runs (in this order). Devices with none are left out.
+    /// active runs (in this order), with the one that is being sent: should it come back, it comes before those that
+    /// follow it. Devices with none are left out.
     async fn top_up(&self, devices: &[DeviceNo], runs: &[RankedRun], window: u32) -> Result<Vec<TopUp>>;
     /// The next devices (by number, after `after`) that have a ready message, at most `limit`.
     async fn devices_with_ready(&self, after: Option<DeviceNo>, limit: u32) -> Result<Vec<DeviceNo>>;

@@ -193,10 +193,18 @@ impl Started {
         Claim { message, device, channel: "sms".into(), token, versions: self.versions }
     }
 
-    /// The ready messages of a device, in their order.
-    pub async fn ready(&self, store: &dyn Store, device: DeviceNo) -> Vec<MessageId> {
+    /// What a device's queue is filled with.
+    pub async fn top_up(&self, store: &dyn Store, device: DeviceNo) -> Vec<MessageId> {
         let found = store.top_up(&[device], &[self.ranked()], 1_000).await.unwrap();
         found.into_iter().flat_map(|t| t.messages).map(|(id, _)| id).collect()
+    }
+
+    /// The ready messages of a device that are not being sent, in their order.
+    pub async fn ready(&self, store: &dyn Store, device: DeviceNo) -> Vec<MessageId> {
+        let sending = store.in_flight(Some(device), None, 10, T0, Duration::ZERO).await.unwrap();
+        let mut ready = self.top_up(store, device).await;
+        ready.retain(|id| sending.iter().all(|s| s.message != *id));
+        ready
     }
 
     /// Tries to take one message.

@@ -25,7 +25,6 @@ pub(super) async fn top_up(pg: &Postgres, devices: &[DeviceNo], runs: &[RankedRu
         .rows(
             "SELECT d.device_no, t.ids, t.ranks, s.next_at, s.pace
              FROM unnest($1::int[]) AS d (device_no)
-             LEFT JOIN in_flight f ON f.device_no = d.device_no
              CROSS JOIN LATERAL (
                  SELECT array_agg(w.id) AS ids, array_agg(w.rank) AS ranks FROM (
                      SELECT m.id, r.rank
@@ -34,7 +33,6 @@ pub(super) async fn top_up(pg: &Postgres, devices: &[DeviceNo], runs: &[RankedRu
                          SELECT id FROM messages
                          WHERE device_no = d.device_no AND status = 0
                            AND id >= r.key::bigint << 32 AND id < (r.key::bigint + 1) << 32
-                           AND id IS DISTINCT FROM f.message_id
                          ORDER BY id LIMIT $4) AS m
                      LIMIT $4) AS w) AS t
              LEFT JOIN device_state s ON s.device_no = d.device_no

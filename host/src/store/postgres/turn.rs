@@ -318,6 +318,7 @@ from_row! {
     struct Refusal {
         waiting: bool,
         active: bool,
+        sending: bool,
         expired: bool,
         suppressed: bool,
     }
@@ -329,8 +330,8 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
     let devices: Vec<i32> = claims.iter().map(|c| c.device.0).collect();
     let refusals: Vec<Refusal> = pg
         .rows(
-            "SELECT coalesce(m.status = 0 AND m.device_no = c.device_no AND f.message_id IS DISTINCT FROM m.id, FALSE) AS waiting,
-                    coalesce(r.active, FALSE) AS active, coalesce(r.expires_at <= $3, FALSE) AS expired,
+            "SELECT coalesce(m.status = 0 AND m.device_no = c.device_no, FALSE) AS waiting,
+                    coalesce(r.active, FALSE) AS active, coalesce(f.message_id = m.id, FALSE) AS sending, coalesce(r.expires_at <= $3, FALSE) AS expired,
                     EXISTS (SELECT FROM suppressions s
                             WHERE s.address = k.address AND s.channel IN ('', c.channel)) AS suppressed
              FROM unnest($1::bigint[], $2::int[], $4::text[]) WITH ORDINALITY AS c (id, device_no, channel, pos)
@@ -353,6 +354,7 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
         .map(|r| match r {
             Refusal { waiting: false, .. } => Begun::Gone,
             Refusal { active: false, .. } => Begun::Inactive,
+            Refusal { sending: true, .. } => Begun::DeviceBusy,
             Refusal { expired: true, .. } => Begun::Expired,
             Refusal { suppressed: true, .. } => Begun::Suppressed,
             _ => Begun::DeviceBusy,

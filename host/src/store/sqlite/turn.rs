@@ -107,7 +107,7 @@ type Claimed = (i32, i16, i64, String, Option<String>, Option<String>, String);
 const HOLDS: u8 = 1;
 /// The device is sending nothing, and the claim's lease is not older than the newest that it sent under.
 const FREE: u8 = 2;
-/// The claim's message is ready, on this device, and not being sent.
+/// The claim's message is ready, on this device.
 const WAITING: u8 = 4;
 /// Its run is active.
 const ACTIVE: u8 = 8;
@@ -115,6 +115,8 @@ const ACTIVE: u8 = 8;
 const EXPIRED: u8 = 16;
 /// Its address is suppressed.
 const SUPPRESSED: u8 = 32;
+/// The claim's message is being sent.
+const SENDING: u8 = 64;
 
 impl Facts {
     fn are(&self, flag: u8) -> bool {
@@ -140,6 +142,8 @@ impl Facts {
             return Ok(Begun::Gone);
         } else if !self.are(ACTIVE) {
             return Ok(Begun::Inactive);
+        } else if self.are(SENDING) {
+            return Ok(Begun::DeviceBusy);
         } else if self.are(EXPIRED) {
             return Ok(Begun::Expired);
         } else if self.are(SUPPRESSED) {
@@ -164,7 +168,7 @@ static DECIDE: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(json_array(s.pos,
                 coalesce(f.message_id = s.ends AND f.token = s.end_token AND f.attempt = s.end_attempt, 0) * {HOLDS}
                 + coalesce(f.message_id IS NULL AND max(coalesce(f.token, 0), coalesce(p.token, 0)) <= s.token, 0) * {FREE}
-                + coalesce(m.status = 0 AND m.device_no = s.device_no AND f.message_id IS NOT m.id, 0) * {WAITING}
+                + coalesce(m.status = 0 AND m.device_no = s.device_no, 0) * {WAITING} + coalesce(f.message_id = m.id, 0) * {SENDING}
                 + coalesce(r.active, 0) * {ACTIVE} + coalesce(r.expires_at <= ?, 0) * {EXPIRED}
                 + EXISTS (SELECT 1 FROM suppressions x
                           WHERE x.address = k.address AND x.channel IN ('', s.channel)) * {SUPPRESSED},

@@ -51,10 +51,8 @@ pub(super) async fn top_up(lite: &Sqlite, devices: &[DeviceNo], runs: &[RankedRu
                  SELECT json_group_array(id) FROM (
                      SELECT w.id FROM json_each($2) r CROSS JOIN waiting w ",
             ready!(),
-            "        WHERE w.device_no = d.value AND w.id BETWEEN r.value ->> 0 AND r.value ->> 1
-                       AND w.id IS NOT f.message_id LIMIT $3)) AS ids
+            "        WHERE w.device_no = d.value AND w.id BETWEEN r.value ->> 0 AND r.value ->> 1 LIMIT $3)) AS ids
              FROM json_each($1) d
-             LEFT JOIN in_flight f ON f.device_no = d.value
              LEFT JOIN device_state s ON s.device_no = d.value"
         ))
         .bind(list(devices.iter().map(|no| no.0))?)

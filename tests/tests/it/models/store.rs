@@ -195,11 +195,16 @@ impl Model {
         }
     }
 
-    /// What a device may send, in its order: the second run goes first.
-    pub fn ready(&self, device: usize) -> Vec<usize> {
+    /// What belongs into a device's queue, in its order: the second run goes first.
+    pub fn queued(&self, device: usize) -> Vec<usize> {
         let runs = (0..RUNS).rev().filter(|run| self.runs[*run] == Run::Running);
         let messages = runs.flat_map(Self::of_run);
-        messages.filter(|m| self.is(*m, State::Ready) && self.messages[*m].device == device).collect()
+        messages.filter(|m| self.messages[*m].state == State::Ready && self.messages[*m].device == device).collect()
+    }
+
+    /// What a device may send, in its order.
+    pub fn ready(&self, device: usize) -> Vec<usize> {
+        self.queued(device).into_iter().filter(|m| self.sending(*m).is_none()).collect()
     }
 
     fn is_open(&self, run: usize) -> bool {

@@ -279,7 +279,7 @@ impl Played {
             for (n, no) in nos.iter().enumerate() {
                 let found = top.iter().find(|t| t.device == *no).map(|t| t.messages.clone()).unwrap_or_default();
                 let found: Vec<MessageId> = found.into_iter().map(|(id, _)| id).collect();
-                let ready = model.ready(n).into_iter().take(window as usize);
+                let ready = model.queued(n).into_iter().take(window as usize);
                 let ready: Vec<MessageId> = ready.map(|m| self.message(m)).collect();
                 prop_assert_eq!(found, ready, "what device {} may send", n);
             }

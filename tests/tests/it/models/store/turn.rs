@@ -142,10 +142,12 @@ impl Model {
     fn begin(&mut self, message: usize, device: usize, token: i64, free: bool) -> Begun {
         let contact = contact_of(message);
         let listed = [None, Some(Channel::Sms)].iter().any(|channel| self.suppressed.contains(&(contact, *channel)));
-        if !self.is(message, State::Ready) || self.messages[message].device != device {
+        if self.messages[message].state != State::Ready || self.messages[message].device != device {
             return Begun::Gone;
         } else if self.runs[run_of(message)] != Run::Running {
             return Begun::Inactive;
+        } else if self.sending(message).is_some() {
+            return Begun::Busy;
         } else if run_of(message) == 0 && self.now >= EXPIRY {
             self.messages[message].state = State::Final { status: MessageStatus::Expired, at: self.now };
             return Begun::Expired;
