@@ -2,6 +2,7 @@
 //! takes its share of the workers, and reloads what changed anywhere in the cluster.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,7 +11,7 @@ use crate::clock::SystemClock;
 use crate::config::Role;
 use crate::core::{Alarm, Core};
 use crate::fleet::Fleet;
-use crate::queue::Wake;
+use crate::queue::{QueueError, Wake};
 use crate::recovery;
 use crate::store::{Heartbeat, HostRow, Revisions};
 use crate::workers::Pool;
@@ -22,6 +23,8 @@ pub struct Cluster {
     pool: Option<Arc<Pool>>,
     clock: Arc<SystemClock>,
     name: String,
+    /// The cluster's limit on workers: it outlives a queue that loses its data, so that an operator's brake does, too.
+    limit: AtomicU32,
 }
 
 /// What was loaded last.
@@ -35,7 +38,8 @@ impl Cluster {
     /// A heartbeat; `pool` is absent on servers without workers.
     pub fn new(core: Core, fleet: Arc<Fleet>, pool: Option<Arc<Pool>>, clock: Arc<SystemClock>) -> Self {
         let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned();
-        Self { core, fleet, pool, clock, name }
+        let limit = AtomicU32::new(core.config.max_workers);
+        Self { core, fleet, pool, clock, name, limit }
     }
 
     /// Beats until `stop`, and leaves the cluster at the end.
@@ -65,9 +69,17 @@ impl Cluster {
     /// # Errors
     /// When store or queue are away.
     pub async fn first_beat(&self) -> anyhow::Result<()> {
-        self.beat(&mut Seen::default()).await?;
-        self.core.queue.max_workers(self.core.config.max_workers, true).await?;
-        Ok(())
+        let configured = self.core.config.max_workers;
+        let limit = self.core.queue.configure_max_workers(configured, configured).await?;
+        self.limit.store(limit, Ordering::Relaxed);
+        if limit != configured {
+            tracing::warn!(
+                limit,
+                configured,
+                "an operator's limit on workers is in force, not the one of the settings"
+            );
+        }
+        self.beat(&mut Seen::default()).await
     }
 
     async fn beat(&self, seen: &mut Seen) -> anyhow::Result<()> {
@@ -151,9 +163,16 @@ impl Cluster {
         let active: u32 = hosts.iter().map(|h| h.active_workers).sum();
         let limit = async {
             self.core.queue.set_active_workers(active).await?;
-            self.core.queue.max_workers(self.core.config.max_workers, false).await
+            match self.core.queue.max_workers().await? {
+                Some(limit) => Ok(limit),
+                None => {
+                    let (configured, last) = (self.core.config.max_workers, self.limit.load(Ordering::Relaxed));
+                    self.core.queue.configure_max_workers(configured, last).await
+                }
+            }
         };
-        let limit = match limit.await {
+        let limit: Result<u32, QueueError> = limit.await;
+        let limit = match limit {
             // 0 is an operator's brake: nothing is sent anywhere.
             Ok(limit) => limit,
             Err(error) => {

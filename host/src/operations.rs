@@ -6,6 +6,7 @@ pub mod campaigns;
 pub mod devices;
 pub mod explain;
 pub(crate) mod fields;
+pub mod limits;
 pub mod messages;
 mod plan;
 pub mod plugins;

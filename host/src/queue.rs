@@ -18,7 +18,8 @@
 //! | `broadcast:ready:{shard}` | sorted set | enqueue, ready, finish | device ids by the time (ms) from which they may be claimed |
 //! | `broadcast:generation` | string | whoever finds it missing | a random word; missing means that the server lost its data |
 //! | `ultra:stats:active_workers` | string | each server about once a second | workers sending now, whole cluster |
-//! | `ultra:stats:max_workers` | string | set at start, read about once a second | the limit, whole cluster; operators may change it, 0 stops every send |
+//! | `ultra:stats:max_workers` | string | made by the first server, changed by operators, read about once a second | the limit, whole cluster; 0 stops every send |
+//! | `{ultra:stats:max_workers}:configured` | string | each server at its start | the limit in the settings of the server that started last: others than before take effect |
 //!
 //! Wake-ups travel over the channel `broadcast:wake`. All times in the queue are the queue's own (Redis: the server's
 //! TIME); callers pass and get durations, so the clocks of the servers do not matter.
@@ -296,8 +297,14 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Writes the number of workers that send now in the whole cluster.
     async fn set_active_workers(&self, count: u32) -> Result<()>;
-    /// The limit on workers in the whole cluster; writes `default` when there is none (`reset`: in any case).
-    async fn max_workers(&self, default: u32, reset: bool) -> Result<u32>;
+    /// The limit on workers in the whole cluster; `None` when there is none, or no number.
+    async fn max_workers(&self) -> Result<Option<u32>>;
+    /// Sets that limit: an operator's word.
+    async fn set_max_workers(&self, limit: u32) -> Result<()>;
+    /// Tells the limit that a server is configured with, and returns the one in force. What an operator has set stays, until
+    /// a server comes with another setting than the one before it; 0 stays until an operator takes it away. Where there
+    /// is no limit, it becomes `otherwise`.
+    async fn configure_max_workers(&self, configured: u32, otherwise: u32) -> Result<u32>;
 
     /// Tells every server (this one included).
     async fn publish(&self, wake: Wake) -> Result<()>;

@@ -203,7 +203,7 @@ async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf)
     let id = driver.create(campaign(args, receiver)?).await?;
     let core = driver.core().clone();
     // The operator's own brake keeps the workers still, so that expanding and sending are measured one after the other.
-    core.queue.max_workers(0, true).await?;
+    core.queue.set_max_workers(0).await?;
     tokio::time::sleep(2 * Duration::from_millis(core.config.heartbeat_ms)).await;
     let before = Spent::so_far(&core).await?;
     let launched_at = core.clock.monotonic();
@@ -213,12 +213,12 @@ async fn measure(driver: Driver, args: &Args, receiver: &Receiver, csv: PathBuf)
     seconds.expand = (core.clock.monotonic() - launched_at).as_secs_f64();
     ramp(&core, args).await?;
     let opened_at = core.clock.now();
-    core.queue.max_workers(args.workers, true).await?;
+    core.queue.set_max_workers(args.workers).await?;
     let all = u64::from(args.messages);
     let enough = args.stop_after.map_or(all, |n| u64::from(n).min(all));
     watch.until(|counts| all - counts.open() >= enough).await?;
     if enough < all {
-        core.queue.max_workers(0, true).await?;
+        core.queue.set_max_workers(0).await?;
         tokio::time::sleep(2 * Duration::from_millis(core.config.heartbeat_ms)).await;
         watch.until(|counts| counts.processing == 0).await?;
     }

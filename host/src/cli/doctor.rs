@@ -118,7 +118,21 @@ async fn check_queue(config: &Config, findings: &mut Findings) {
                 findings.change("queue", warning);
             }
         }
-        Err(error) => findings.change("queue", format!("{:#}", anyhow::Error::from(error))),
+        Err(error) => return findings.change("queue", format!("{:#}", anyhow::Error::from(error))),
+    }
+    let configured = config.max_workers;
+    match queue.max_workers().await {
+        Ok(None) => findings.ok("workers", format!("at most {configured}, once a server has started")),
+        Ok(Some(limit)) if limit == configured => findings.ok("workers", format!("at most {limit}")),
+        Ok(Some(0)) => findings.advise(
+            "workers",
+            "the limit is 0: nothing is sent anywhere until an operator ends it: DELETE /api/v1/max-workers",
+        ),
+        Ok(Some(limit)) => findings.advise(
+            "workers",
+            format!("at most {limit}, not the {configured} of --max-workers: an operator set it, or settings differ"),
+        ),
+        Err(error) => findings.change("workers", format!("{:#}", anyhow::Error::from(error))),
     }
 }
 

@@ -206,6 +206,10 @@ async fn workers(core: &Core) -> Option<Explanation> {
         return Some(Explanation::new("no_workers", "no server with the role workers is alive"));
     }
     let active: u32 = hosts.iter().map(|h| h.active_workers).sum();
-    let max = core.queue.max_workers(core.config.max_workers, false).await.ok()?;
+    let max = core.queue.max_workers().await.ok()??;
+    if max == 0 {
+        let text = "the limit on workers is 0: an operator has stopped every send";
+        return Some(Explanation::new("workers_busy", text));
+    }
     (active >= max).then(|| Explanation::new("workers_busy", format!("all {max} workers are sending other messages")))
 }

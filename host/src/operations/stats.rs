@@ -17,8 +17,10 @@ pub struct Stats {
     pub at: Time,
     /// Sends in flight, whole cluster.
     pub active_workers: u32,
-    /// The limit on them; `null` while the queue is away.
+    /// The limit on them that is in force, 0 for none at all; `null` while the queue is away.
     pub max_workers: Option<u32>,
+    /// The limit in the settings of the server that answers.
+    pub configured_max_workers: u32,
     /// Devices.
     pub devices: u64,
     /// Devices that have messages in the queue and stand by for a worker; `null` while the queue is away.
@@ -59,7 +61,8 @@ pub async fn stats(core: &Core) -> Result<Stats> {
     Ok(Stats {
         at: core.clock.now(),
         active_workers: hosts.iter().map(|h| h.active_workers).sum(),
-        max_workers: core.queue.max_workers(core.config.max_workers, false).await.ok(),
+        max_workers: core.queue.max_workers().await.ok().flatten(),
+        configured_max_workers: core.config.max_workers,
         devices: core.store.count_devices().await?,
         ready_devices: core.queue.ready_count().await.ok(),
         active_runs: active as u64,

@@ -141,8 +141,17 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    async fn max_workers(&self, default: u32, reset: bool) -> Result<u32> {
-        Ok(self.run(1, |state, _| state.max_workers(default, reset)))
+    async fn max_workers(&self) -> Result<Option<u32>> {
+        Ok(self.run(1, |state, _| state.max_workers))
+    }
+
+    async fn set_max_workers(&self, limit: u32) -> Result<()> {
+        self.run(1, |state, _| state.max_workers = Some(limit));
+        Ok(())
+    }
+
+    async fn configure_max_workers(&self, configured: u32, otherwise: u32) -> Result<u32> {
+        Ok(self.run(1, |state, _| state.configure_max_workers(configured, otherwise)))
     }
 
     async fn publish(&self, wake: Wake) -> Result<()> {

@@ -24,7 +24,9 @@ use tokio::sync::broadcast;
 use self::address::{client, cluster_nodes};
 use self::answer::{claimed, odd, read, wait};
 use self::hidden::Hidden;
-use self::keys::{ACTIVE_WORKERS, GENERATION, MAX_WORKERS, SHARDS, device_keys, metrics_key, ready_key, shard};
+use self::keys::{
+    ACTIVE_WORKERS, CONFIGURED_WORKERS, GENERATION, MAX_WORKERS, SHARDS, device_keys, metrics_key, ready_key, shard,
+};
 use self::link::{Link, bad_address};
 use self::script::{Order, Script};
 use self::wakes::{Wakes, word};
@@ -475,14 +477,23 @@ impl Queue for RedisQueue {
         self.link.send_all(&[Order::plain("SET", ACTIVE_WORKERS).arg(count)]).await.map(drop)
     }
 
-    async fn max_workers(&self, default: u32, reset: bool) -> Result<u32> {
-        let set = Order::plain("SET", MAX_WORKERS).arg(default);
-        // One after the other: commands to a cluster may overtake each other.
-        self.link.send_all(&[if reset { set } else { set.arg("NX") }]).await?;
+    async fn max_workers(&self) -> Result<Option<u32>> {
         let limit = self.link.send_all(&[Order::plain("GET", MAX_WORKERS)]).await?.pop().unwrap_or(Value::Nil);
         let limit: Option<String> = read(limit, "GET")?;
-        // Operators write it by hand; what is no number counts as not written.
-        Ok(limit.and_then(|l| l.trim().parse().ok()).unwrap_or(default))
+        // Operators may write it by hand; what is no number counts as not written.
+        Ok(limit.and_then(|l| l.trim().parse().ok()))
+    }
+
+    async fn set_max_workers(&self, limit: u32) -> Result<()> {
+        self.link.send_all(&[Order::plain("SET", MAX_WORKERS).arg(limit)]).await.map(drop)
+    }
+
+    async fn configure_max_workers(&self, configured: u32, otherwise: u32) -> Result<u32> {
+        let keys = [MAX_WORKERS.to_owned(), CONFIGURED_WORKERS.to_owned()];
+        let order = Order::call(&script::LIMIT, &keys).arg(configured).arg(otherwise);
+        let limit = self.link.send_all(&[order]).await?.pop().unwrap_or(Value::Nil);
+        let limit: Option<String> = read(limit, "limit")?;
+        Ok(limit.and_then(|l| l.trim().parse().ok()).unwrap_or(otherwise))
     }
 
     async fn publish(&self, wake: Wake) -> Result<()> {

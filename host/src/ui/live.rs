@@ -324,7 +324,7 @@ impl Sampler {
         let hosts = self.core.hosts.read().clone();
         let fleet = Fleet {
             active_workers: hosts.iter().map(|h| u64::from(h.active_workers)).sum(),
-            max_workers: self.core.queue.max_workers(self.core.config.max_workers, false).await.ok(),
+            max_workers: self.core.queue.max_workers().await.ok().flatten(),
             ready_devices: self.core.queue.ready_count().await.ok(),
             devices: store.count_devices().await?,
             hosts,

@@ -118,6 +118,7 @@ impl Api {
         };
         core.plugins.ensure_first_party(&*core.store, core.clock.now()).await.unwrap();
         assert_eq!(tokens::ensure_admin_token(&core).await.unwrap(), None);
+        core.queue.configure_max_workers(core.config.max_workers, core.config.max_workers).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let router = http::router(core.clone(), axum::Router::new());

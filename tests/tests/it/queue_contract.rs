@@ -66,7 +66,7 @@ contract! {
     the_generation_is_made_once
     metrics_add_up
     wake_ups_reach_everybody
-    the_limit_on_workers_is_written_once
+    an_operators_limit_on_workers_outlives_servers_that_start
     a_healthy_queue_has_no_warnings
     a_message_costs_few_commands
     a_burst_is_for_an_eager_device
@@ -652,12 +652,22 @@ async fn wake_ups_reach_everybody(bed: &Bed) {
     }
 }
 
-async fn the_limit_on_workers_is_written_once(bed: &Bed) {
+async fn an_operators_limit_on_workers_outlives_servers_that_start(bed: &Bed) {
     let other = bed.other().await;
-    assert_eq!(bed.queue.max_workers(500, false).await.unwrap(), 500);
-    assert_eq!(other.max_workers(300, false).await.unwrap(), 500);
-    assert_eq!(other.max_workers(300, true).await.unwrap(), 300);
-    assert_eq!(bed.queue.max_workers(500, false).await.unwrap(), 300);
+    assert_eq!(bed.queue.max_workers().await.unwrap(), None);
+    assert_eq!(bed.queue.configure_max_workers(500, 500).await.unwrap(), 500);
+    assert_eq!(other.configure_max_workers(500, 500).await.unwrap(), 500);
+    // An operator's word holds against servers that start as before, and is replaced when the settings are others.
+    other.set_max_workers(40).await.unwrap();
+    assert_eq!(bed.queue.configure_max_workers(500, 500).await.unwrap(), 40);
+    assert_eq!(bed.queue.configure_max_workers(300, 300).await.unwrap(), 300);
+    assert_eq!(other.max_workers().await.unwrap(), Some(300));
+    // The brake stays on whatever the settings are.
+    other.set_max_workers(0).await.unwrap();
+    assert_eq!(bed.queue.configure_max_workers(300, 300).await.unwrap(), 0);
+    assert_eq!(bed.queue.configure_max_workers(700, 700).await.unwrap(), 0);
+    other.set_max_workers(700).await.unwrap();
+    assert_eq!(bed.queue.configure_max_workers(700, 700).await.unwrap(), 700);
     bed.queue.set_active_workers(17).await.unwrap();
 }
 

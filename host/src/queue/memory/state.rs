@@ -27,7 +27,8 @@ pub(super) struct State {
     places: HashMap<DeviceId, u32>,
     devices: Vec<Device>,
     ready: ReadyIndex,
-    max_workers: Option<u32>,
+    pub(super) max_workers: Option<u32>,
+    configured_workers: Option<u32>,
 }
 
 /// Devices' places by the time from which they may be claimed; [`Device::ready_at`] is the way back.
@@ -319,11 +320,16 @@ impl State {
         self.peek(id).and_then(|d| d.metrics.as_deref()).cloned().unwrap_or_default()
     }
 
-    pub(super) fn max_workers(&mut self, default: u32, reset: bool) -> u32 {
-        if reset {
-            self.max_workers = Some(default);
-        }
-        *self.max_workers.get_or_insert(default)
+    pub(super) fn configure_max_workers(&mut self, configured: u32, otherwise: u32) -> u32 {
+        let before = self.configured_workers.replace(configured);
+        let changed = before.is_some_and(|before| before != configured);
+        let limit = match self.max_workers {
+            None => otherwise,
+            Some(limit) if limit != 0 && changed => configured,
+            Some(limit) => limit,
+        };
+        self.max_workers = Some(limit);
+        limit
     }
 }
 

@@ -7,6 +7,8 @@ pub(super) const SHARDS: u32 = 8;
 pub(super) const GENERATION: &str = "broadcast:generation";
 pub(super) const ACTIVE_WORKERS: &str = "ultra:stats:active_workers";
 pub(super) const MAX_WORKERS: &str = "ultra:stats:max_workers";
+/// With the other key's name as its hash tag: both are in one slot, so a script may touch both.
+pub(super) const CONFIGURED_WORKERS: &str = "{ultra:stats:max_workers}:configured";
 
 /// The part of the ready index where a device stands: FNV-1a, because it must be the same in every process.
 pub(super) fn shard(device: &DeviceId) -> u32 {

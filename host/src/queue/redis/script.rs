@@ -26,6 +26,7 @@ scripts! {
     FINISH = "finish.lua";
     HOLD = "hold.lua";
     INDEX = "index.lua";
+    LIMIT = "limit.lua";
     METRICS = "metrics.lua";
     READY = "ready.lua";
     RENEW = "renew.lua";

@@ -85,6 +85,11 @@ async fn every_changing_operation_leaves_a_row() {
     by.json("POST /sequences/{id}/exit", &id, json!({"address": "+1555003"}), "sequence.exit").await;
     by.json("POST /sequences/{id}/pause", &id, none.clone(), "sequence.pause").await;
 
+    by.json("PUT /max-workers", "", json!({"max_workers": 0}), "workers.limit").await;
+    assert_eq!(api.get("/stats").await["max_workers"], 0);
+    by.json("DELETE /max-workers", "", none.clone(), "workers.limit").await;
+    assert_eq!(api.get("/stats").await["max_workers"], 500);
+
     by.json("POST /suppressions", "", json!([{"address": "+1555004"}]), "suppression.add").await;
     by.json("DELETE /suppressions", "", json!([{"address": "+1555004"}]), "suppression.remove").await;
     by.change("POST /plugins", "", "application/wasm", NEXT_JINJA, "plugin.upload").await;

@@ -156,7 +156,7 @@ async fn keys_are_as_documented() {
     queue.enqueue(&batch(&d, [(1, 1), (2, 1)])).await.unwrap();
     assert!(matches!(claim(queue, &d, LONG).await, Claimed::Messages { .. }));
     queue.set_active_workers(3).await.unwrap();
-    queue.max_workers(500, false).await.unwrap();
+    queue.configure_max_workers(500, 500).await.unwrap();
     let keys = [
         ("broadcast:queue:{device-1}", "zset"),
         ("broadcast:processing:{device-1}", "set"),
@@ -164,6 +164,7 @@ async fn keys_are_as_documented() {
         ("broadcast:generation", "string"),
         ("ultra:stats:active_workers", "string"),
         ("ultra:stats:max_workers", "string"),
+        ("{ultra:stats:max_workers}:configured", "string"),
     ];
     for (key, kind) in keys {
         assert_eq!(server.command(&["TYPE", key]).await, ::redis::Value::SimpleString(kind.into()), "{key}");
