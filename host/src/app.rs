@@ -39,6 +39,7 @@ pub struct App {
     /// Where the API listens, on servers that have it.
     pub addr: Option<SocketAddr>,
     new_admin_token: Option<String>,
+    door: Door,
     cluster: Arc<Cluster>,
     work: Loops,
     front: Loops,
@@ -129,7 +130,7 @@ impl App {
         if has(Role::Api) {
             door.open(http::router(core.clone(), ui::router(core.clone(), front.stop.clone())));
         }
-        Ok(Self { core, addr, new_admin_token, cluster, work, front })
+        Ok(Self { core, addr, new_admin_token, door, cluster, work, front })
     }
 
     /// The admin token, when this start made it: to be shown once.
@@ -145,12 +146,15 @@ impl App {
         }
     }
 
-    /// Stops: no new work, sends in flight end and are settled, then the API and the heartbeat end.
+    /// Stops: no new work, sends in flight end and are settled, then the API and the heartbeat end; the API at the earliest
+    /// after `notice`, in which `/readyz` tells load balancers to send nothing more here.
     ///
     /// # Errors
     /// Never now; callers shall not depend on it.
-    pub async fn stop(self) -> anyhow::Result<()> {
-        self.work.stop().await;
+    pub async fn stop(self, notice: Duration) -> anyhow::Result<()> {
+        self.door.drains();
+        let notice = if self.addr.is_some() { notice } else { Duration::ZERO };
+        tokio::join!(self.work.stop(), tokio::time::sleep(notice));
         self.front.stop.cancel();
         // Open connections of browsers and slow clients are not waited for long.
         if tokio::time::timeout(Duration::from_secs(3), self.front.stop()).await.is_err() {

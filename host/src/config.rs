@@ -103,6 +103,10 @@ pub struct Config {
     /// How long a shutdown waits for sends in flight, in milliseconds.
     #[arg(long, env = "CARILLON_DRAIN_TIMEOUT_MS", default_value_t = 35_000, value_name = "MS")]
     pub drain_timeout_ms: u64,
+    /// How long a server that was told to stop goes on answering, with 503 on `/readyz`, before it takes no more requests, in
+    /// milliseconds: the time in which load balancers find out. Sends in flight end meanwhile.
+    #[arg(long, env = "CARILLON_DRAIN_NOTICE_MS", default_value_t = 3_000, value_name = "MS")]
+    pub drain_notice_ms: u64,
     /// Messages that wait in one device's queue at most.
     #[arg(long, env = "CARILLON_WINDOW", default_value_t = 100, value_name = "N")]
     pub window: u32,
@@ -173,6 +177,11 @@ impl Config {
     /// How long an attempt may take.
     pub fn send_timeout(&self) -> Duration {
         Duration::from_millis(self.send_timeout_ms)
+    }
+
+    /// How long a server says that it stops before it takes no more requests.
+    pub fn drain_notice(&self) -> Duration {
+        Duration::from_millis(self.drain_notice_ms)
     }
 
     /// How old a heartbeat may be before its server counts as dead.
@@ -257,6 +266,7 @@ impl Default for Config {
             lease_ms: 10_000,
             send_timeout_ms: 30_000,
             drain_timeout_ms: 35_000,
+            drain_notice_ms: 3_000,
             window: 100,
             batch: 100,
             expand_page: 5_000,

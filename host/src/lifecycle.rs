@@ -1,6 +1,7 @@
 //! Life and death of a server: signals, and loops that are watched.
 //!
-//! The first signal (or a loop that died) drains: no new work, sends in flight end and are settled. A second signal, or
+//! The first signal (or a loop that died) drains: no new work, sends in flight end and are settled, and `/readyz` says so
+//! for a moment before the listener closes. A second signal, or
 //! the drain time-out, ends the process at once; what was in flight then is taken over when its leases run out.
 
 use std::future::Future;
@@ -73,8 +74,9 @@ pub async fn run_until_signal(mut app: App) -> anyhow::Result<()> {
         None => tracing::info!("stopping: sends in flight are being finished; a second signal ends at once"),
         Some(name) => tracing::error!(loop.name = name, "stopping because a loop died"),
     }
+    let notice = app.core.config.drain_notice();
     tokio::select! {
-        stopped = app.stop() => stopped?,
+        stopped = app.stop(notice) => stopped?,
         () = signal() => anyhow::bail!("ended at once by a second signal; other servers take over what was in flight"),
     }
     match died {

@@ -72,6 +72,8 @@ impl Setup {
             .env("CARILLON_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("CARILLON_DATA", &self.data)
             .env("CARILLON_ADMIN_TOKEN", TOKEN)
+            // No load balancer is to be told.
+            .env("CARILLON_DRAIN_NOTICE_MS", "0")
             .env("CARILLON_LOG", std::env::var("CARILLON_LOG").unwrap_or_else(|_| "info".to_owned()))
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())

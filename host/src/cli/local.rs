@@ -74,7 +74,7 @@ impl Local {
             part = self.app.loop_death() => Err(anyhow!("{part} stopped unexpectedly")),
         };
         tokio::select! {
-            stopped = self.app.stop() => stopped?,
+            stopped = self.app.stop(Duration::ZERO) => stopped?,
             () = lifecycle::signal() => bail!("ended at once by a second signal"),
         }
         result

@@ -1,6 +1,7 @@
-//! The door of a server that is still starting: it answers `/healthz` and says on `/readyz` what it waits for, and lets
-//! everything through once the server is up.
+//! The door of a server: while the server is still starting it answers `/healthz` and says on `/readyz` what it waits for; once
+//! the server is up it lets everything through; and when the server stops, it says so on `/readyz`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -21,6 +22,7 @@ pub struct Door(Arc<Inner>);
 struct Inner {
     server: OnceLock<Router>,
     waiting_for: Mutex<String>,
+    draining: AtomicBool,
 }
 
 impl Door {
@@ -35,6 +37,11 @@ impl Door {
         let _already_open = self.0.server.set(server);
     }
 
+    /// Says on `/readyz` from now on that the server stops; everything else goes on.
+    pub fn drains(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
     /// What listens from the first moment on.
     pub fn router(&self) -> Router {
         Router::new().fallback(answer).with_state(self.clone())
@@ -42,6 +49,11 @@ impl Door {
 }
 
 async fn answer(State(door): State<Door>, request: Request) -> Response {
+    // Not counted as a failure: nothing is wrong.
+    if door.0.draining.load(Ordering::Relaxed) && request.uri().path() == "/readyz" {
+        let body = serde_json::json!({ "ready": false, "draining": true });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+    }
     if let Some(server) = door.0.server.get() {
         return match server.clone().oneshot(request).await {
             Ok(response) => response,
