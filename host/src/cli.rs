@@ -21,7 +21,7 @@ use std::fmt::Display;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
@@ -113,7 +113,23 @@ fn check_config(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes empty variables from the arguments of a command: what starts a server often cannot leave a variable out, only leave
+/// it empty, and means the same by it.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&'static str>) } else { arg })
+        .mut_subcommands(without_empty_variables)
+}
+
 impl Cli {
+    /// What the command line and the environment say. A variable that is empty counts as one that is not there. Ends the
+    /// process when something does not read.
+    pub fn read() -> Self {
+        let matches = without_empty_variables(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the command; returns the process's exit code.
     pub fn run(self) -> ExitCode {
         if let Command::CompilePlugin { seconds, memory_bytes } = self.command {
@@ -144,7 +160,9 @@ impl Cli {
     /// Logs go to stderr. Commands other than `serve` talk to a person already: of their logs only warnings show.
     fn log(&self) {
         let default = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
-        let filter = EnvFilter::try_from_env("CARILLON_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+        let wanted = std::env::var("CARILLON_LOG").ok().filter(|filter| !filter.is_empty());
+        let filter =
+            EnvFilter::try_new(wanted.as_deref().unwrap_or(default)).unwrap_or_else(|_| EnvFilter::new(default));
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         // A subscriber that is set already (by a test) stays.
         let _ = match self.log_format {
@@ -163,7 +181,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

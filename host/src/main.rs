@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    carillon::cli::Cli::parse().run()
+    carillon::cli::Cli::read().run()
 }

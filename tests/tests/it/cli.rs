@@ -159,6 +159,29 @@ fn the_doctor_says_what_to_change() {
     assert!(stdout.contains("FIX   queue"), "{stdout}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_variable_is_one_that_is_not_set() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, help, _) = run(carillon().args(["serve", "--help"]));
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut setup = Setup::embedded(folder.path(), &[]);
+    let (mut doctor, mut empty) = (carillon(), 0);
+    doctor.arg("doctor").arg("--data").arg(folder.path());
+    for name in help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next()) {
+        doctor.env(name, "");
+        empty += 1;
+        if !["CARILLON_LISTEN", "CARILLON_DATA", "CARILLON_ADMIN_TOKEN"].contains(&name) {
+            setup = setup.with(name, "");
+        }
+    }
+    assert!(empty > 25, "{help}");
+    doctor.env("CARILLON_LOG", "");
+    let (code, stdout, stderr) = run(&mut doctor);
+    assert!(!stdout.contains("FIX   settings") && !stdout.contains("FIX   egress"), "{stdout}");
+    assert!(code.is_some_and(|code| code < 2), "{stderr}");
+    setup.with("CARILLON_LOG", "").start().await.get("/api/v1/stats").await;
+}
+
 #[test]
 fn the_demo_replaces_a_plugin_while_it_sends() {
     let folder = tempfile::tempdir().expect("a folder");
