@@ -27,7 +27,7 @@ use crate::recovery::Recovery;
 use crate::store::{self, Store, StoreError};
 use crate::trigger::Trigger;
 use crate::workers::Pool;
-use crate::{http, ui};
+use crate::{http, sampler, ui};
 
 /// Memory for compiling one component, in bytes. One of 0.9 MB takes 65 MB, and most of it grows with the size.
 const COMPILER_MEMORY: u64 = 4 << 30;
@@ -125,6 +125,9 @@ impl App {
         }
         if has(Role::Recovery) {
             work.spawn("recovery", Arc::new(Recovery::new(core.clone(), fleet.clone(), pool)).run(stop));
+        }
+        if has(Role::Api) {
+            front.spawn("sampler", sampler::run(core.clone(), fleet.clone(), front.stop.clone()));
         }
         front.spawn("heartbeat", cluster.clone().run(front.stop.clone()));
         if has(Role::Api) {

@@ -48,12 +48,20 @@ impl Cluster {
         let pause = Duration::from_millis(self.core.config.heartbeat_ms);
         let mut seen = Seen::default();
         loop {
+            self.note_workers();
             if let Err(error) = self.beat(&mut seen).await {
                 tracing::warn!(error = format!("{error:#}"), "the heartbeat failed; trying again");
             }
             if !alarm.sleep(pause).await {
                 return;
             }
+        }
+    }
+
+    /// Tells the metrics what the workers are at, also while the store is away.
+    fn note_workers(&self) {
+        if let Some(pool) = &self.pool {
+            self.core.metrics.set_workers(pool.active(), pool.share(), pool.leases().len());
         }
     }
 
@@ -183,6 +191,8 @@ impl Cluster {
         let stable = hosts.len() == 1
             || (hosts.len() == seen.servers.len() && hosts.iter().zip(&seen.servers).all(|(a, b)| a.host == b.host));
         seen.servers = hosts;
+        self.limit.store(limit, Ordering::Relaxed);
+        self.core.metrics.set_max_workers(limit);
         if let Some(pool) = &self.pool {
             let (place, servers) = self.fleet.place(Role::Workers.as_str());
             let share = limit / servers + u32::from(place < limit % servers);

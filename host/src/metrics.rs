@@ -1,10 +1,14 @@
 //! What a server counts, for Prometheus and for its own pages. Labels are few and bounded: never an address, a device or a
-//! campaign.
+//! campaign. Every label value that is known beforehand is there from the start, with 0, so that the first count is seen as
+//! an increase.
+
+mod figures;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -15,6 +19,9 @@ use prometheus_client::registry::Registry;
 use crate::message::{Settled, Settlement, took};
 use crate::operations::rates::Rates;
 use crate::plugins::Plugin;
+use crate::store::HostRow;
+
+pub use figures::{Figures, PauseReason};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -47,6 +54,16 @@ struct Part {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct At {
+    at: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
     method: String,
     route: String,
@@ -72,6 +89,8 @@ pub enum Group {
 }
 
 impl Group {
+    const ALL: [Self; 4] = [Self::Claim, Self::Turn, Self::Release, Self::TopUp];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Claim => "claim",
@@ -82,13 +101,64 @@ impl Group {
     }
 }
 
-/// A part of the cluster that can be away.
+/// Where a suppressed address was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// The SQL store.
-    Store,
-    /// The queue.
-    Queue,
+pub enum SuppressedAt {
+    /// When the campaign's audience became messages.
+    Expansion,
+    /// When its message was to be begun.
+    Begin,
+    /// Right before the first byte.
+    Send,
+}
+
+impl SuppressedAt {
+    const ALL: [Self; 3] = [Self::Expansion, Self::Begin, Self::Send];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expansion => "expansion",
+            Self::Begin => "begin",
+            Self::Send => "send",
+        }
+    }
+}
+
+/// How a token that is not known to be good was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthFailure {
+    /// It is unknown or revoked.
+    Wrong,
+    /// It was not looked at: its address was wrong too often.
+    Slowed,
+}
+
+impl AuthFailure {
+    const ALL: [Self; 2] = [Self::Wrong, Self::Slowed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wrong => "wrong",
+            Self::Slowed => "slowed",
+        }
+    }
+}
+
+/// Every outcome of an attempt.
+const OUTCOMES: [&str; 8] = ["sent", "delivered", "failed", "unknown", "suppressed", "expired", "retry", "released"];
+
+/// What others count, for a look at everything.
+pub struct Counted<'a> {
+    /// SQL statements, and calls of the store that failed.
+    pub store: (u64, u64),
+    /// Commands of the queue, and calls of it that failed.
+    pub queue: (u64, u64),
+    /// The plugin versions that are loaded.
+    pub plugins: &'a [Arc<Plugin>],
+    /// The servers that are alive, as this one knows them.
+    pub hosts: &'a [HostRow],
+    /// The time on the monotonic clock.
+    pub now: Duration,
 }
 
 /// The counters of one process.
@@ -103,8 +173,14 @@ pub struct Metrics {
     stale: Counter,
     batch_size: Family<Step, Histogram, fn() -> Histogram>,
     batch_seconds: Family<Step, Histogram, fn() -> Histogram>,
-    errors: Family<Part, Counter>,
+    begin_delay: Histogram,
+    suppressed: Family<At, Counter>,
+    auth_failures: Family<Kind, Counter>,
     active_workers: Gauge,
+    worker_share: Gauge,
+    max_workers: Gauge,
+    devices_leased: Gauge,
+    figures: Mutex<Option<Figures>>,
     http: Family<Call, Counter>,
     http_seconds: Family<Route, Histogram, fn() -> Histogram>,
 }
@@ -131,8 +207,14 @@ impl Metrics {
             stale: Counter::default(),
             batch_size: Family::new_with_constructor(sizes),
             batch_seconds: Family::new_with_constructor(seconds),
-            errors: Family::default(),
+            begin_delay: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            suppressed: Family::default(),
+            auth_failures: Family::default(),
             active_workers: Gauge::default(),
+            worker_share: Gauge::default(),
+            max_workers: Gauge::default(),
+            devices_leased: Gauge::default(),
+            figures: Mutex::default(),
             http: Family::default(),
             http_seconds: Family::new_with_constructor(seconds),
             registry: Registry::default(),
@@ -144,11 +226,39 @@ impl Metrics {
         r.register("stale_settlements", "Results that came too late to count", metrics.stale.clone());
         r.register("batch_size", "Elements handled together in a step of the hot path", metrics.batch_size.clone());
         r.register("batch_seconds", "How long a step of the hot path took", metrics.batch_seconds.clone());
-        r.register("backend_errors", "Calls of store and queue that failed", metrics.errors.clone());
+        let help = "How long after its device was allowed to send a message was begun";
+        r.register("begin_delay_seconds", help, metrics.begin_delay.clone());
+        let help = "Suppressed addresses that were not sent to, by where that was seen";
+        r.register("suppressed", help, metrics.suppressed.clone());
+        let help = "Tokens that were refused, at the API and at the log-in";
+        r.register("auth_failures", help, metrics.auth_failures.clone());
         r.register("active_workers", "Sends in flight on this server", metrics.active_workers.clone());
+        r.register("worker_share", "Sends that this server may have in flight", metrics.worker_share.clone());
+        r.register("max_workers", "Sends that the cluster may have in flight", metrics.max_workers.clone());
+        r.register("devices_leased", "Devices that this server holds", metrics.devices_leased.clone());
         r.register("http_requests", "Requests answered, by route and status", metrics.http.clone());
         r.register("http_request_seconds", "How long requests took, by route", metrics.http_seconds.clone());
+        metrics.start_at_zero();
         Self { registry, ..metrics }
+    }
+
+    fn start_at_zero(&self) {
+        for outcome in OUTCOMES {
+            drop(self.messages.get_or_create(&Outcome { outcome }));
+        }
+        for step in Group::ALL.map(Group::as_str) {
+            drop(self.batch_size.get_or_create(&Step { step }));
+            drop(self.batch_seconds.get_or_create(&Step { step }));
+        }
+        for at in SuppressedAt::ALL.map(SuppressedAt::as_str) {
+            drop(self.suppressed.get_or_create(&At { at }));
+        }
+        for kind in AuthFailure::ALL.map(AuthFailure::as_str) {
+            drop(self.auth_failures.get_or_create(&Kind { kind }));
+        }
+        for status in [200, 503] {
+            drop(self.http.get_or_create(&Call { method: "GET".to_owned(), route: "/readyz".to_owned(), status }));
+        }
     }
 
     /// Messages were taken to be sent.
@@ -181,6 +291,9 @@ impl Metrics {
             self.attempt_seconds.observe(took(settlement.started_at, settlement.finished_at).as_secs_f64());
         }
         for (outcome, count) in counts {
+            if outcome == "suppressed" {
+                self.suppressed(SuppressedAt::Send, u32::try_from(count).unwrap_or(u32::MAX));
+            }
             self.messages.get_or_create(&Outcome { outcome }).inc_by(count);
         }
     }
@@ -192,18 +305,36 @@ impl Metrics {
         self.batch_seconds.get_or_create(&step).observe(took.as_secs_f64());
     }
 
-    /// A call of the store or the queue failed.
-    pub fn backend_error(&self, backend: Backend) {
-        let part = match backend {
-            Backend::Store => "store",
-            Backend::Queue => "queue",
-        };
-        self.errors.get_or_create(&Part { part }).inc();
+    /// A message was begun, so long after its device was allowed to send.
+    pub fn begun_late(&self, by: Duration) {
+        self.begin_delay.observe(by.as_secs_f64());
     }
 
-    /// Sends in flight on this server now.
-    pub fn set_active_workers(&self, count: u32) {
-        self.active_workers.set(i64::from(count));
+    /// Suppressed addresses were not sent to.
+    pub fn suppressed(&self, at: SuppressedAt, count: u32) {
+        self.suppressed.get_or_create(&At { at: at.as_str() }).inc_by(u64::from(count));
+    }
+
+    /// A token was refused.
+    pub fn auth_failure(&self, kind: AuthFailure) {
+        self.auth_failures.get_or_create(&Kind { kind: kind.as_str() }).inc();
+    }
+
+    /// What the workers of this server are at: sends in flight, how many may be, and devices held.
+    pub fn set_workers(&self, active: u32, share: u32, leased: usize) {
+        self.active_workers.set(i64::from(active));
+        self.worker_share.set(i64::from(share));
+        self.devices_leased.set(i64::try_from(leased).unwrap_or(i64::MAX));
+    }
+
+    /// The cluster's limit on sends in flight.
+    pub fn set_max_workers(&self, limit: u32) {
+        self.max_workers.set(i64::from(limit));
+    }
+
+    /// The figures of the cluster, `None` on a server that does not look at them (any more).
+    pub fn set_figures(&self, figures: Option<Figures>) {
+        *self.figures.lock() = figures;
     }
 
     /// A request was answered. `route` is the pattern of the path, not the path.
@@ -217,15 +348,24 @@ impl Metrics {
     ///
     /// # Errors
     /// Never in practice: writing to memory does not fail.
-    pub fn encode(&self, statements: u64, commands: u64, plugins: &[Arc<Plugin>]) -> Result<String, std::fmt::Error> {
+    pub fn encode(&self, counted: &Counted<'_>) -> Result<String, std::fmt::Error> {
         let mut others = Registry::with_prefix("carillon");
         for (name, help, value) in [
-            ("store_statements", "SQL statements executed by this server", statements),
-            ("queue_commands", "Commands sent to the queue by this server", commands),
+            ("store_statements", "SQL statements executed by this server", counted.store.0),
+            ("queue_commands", "Commands sent to the queue by this server", counted.queue.0),
         ] {
             others.register(name, help, ConstCounter::new(value));
         }
-        plugin_counts(&mut others, plugins);
+        let errors = Family::<Part, Counter>::default();
+        for (part, count) in [("store", counted.store.1), ("queue", counted.queue.1)] {
+            errors.get_or_create(&Part { part }).inc_by(count);
+        }
+        others.register("backend_errors", "Calls of store and queue that failed", errors);
+        plugin_counts(&mut others, counted.plugins);
+        figures::servers(&mut others, counted.hosts);
+        if let Some(figures) = self.figures.lock().as_ref().filter(|figures| figures.is_fresh(counted.now)) {
+            figures.register(&mut others);
+        }
         let mut out = String::new();
         prometheus_client::encoding::text::encode_registry(&mut out, &self.registry)?;
         prometheus_client::encoding::text::encode_registry(&mut out, &others)?;
@@ -281,16 +421,31 @@ mod tests {
     fn the_text_names_what_was_counted() {
         let metrics = Metrics::new();
         metrics.begun(3);
+        metrics.begun_late(Duration::from_millis(3));
+        metrics.set_max_workers(500);
+        let counted = Counted { store: (5, 1), queue: (7, 0), plugins: &[], hosts: &[], now: Duration::ZERO };
         metrics.http_request("GET", "/api/v1/campaigns/{id}", 200, Duration::from_millis(3));
-        let text = metrics.encode(5, 7, &[]).unwrap();
+        let text = metrics.encode(&counted).unwrap();
         for line in [
             "carillon_attempts_total 3",
             "carillon_http_requests_total{method=\"GET\",route=\"/api/v1/campaigns/{id}\",status=\"200\"} 1",
             "carillon_store_statements_total 5",
             "carillon_queue_commands_total 7",
+            "carillon_backend_errors_total{part=\"store\"} 1",
+            "carillon_begin_delay_seconds_bucket{le=\"0.004\"} 1",
+            "carillon_max_workers 500",
+            // Nothing has happened yet, and the first time is to be seen as an increase.
+            "carillon_messages_total{outcome=\"unknown\"} 0",
+            "carillon_backend_errors_total{part=\"queue\"} 0",
+            "carillon_batch_size_count{step=\"top_up\"} 0",
+            "carillon_suppressed_total{at=\"begin\"} 0",
+            "carillon_auth_failures_total{kind=\"slowed\"} 0",
+            "carillon_http_requests_total{method=\"GET\",route=\"/readyz\",status=\"503\"} 0",
+            "carillon_servers{role=\"workers\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
         assert!(text.ends_with("# EOF\n"));
+        assert!(!text.contains("carillon_messages_waiting"), "nobody looked: {text}");
     }
 }

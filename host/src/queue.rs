@@ -81,6 +81,8 @@ pub struct Ready {
     /// Due devices, the longest due first. They are hidden from other callers for the time of a lease: a caller that
     /// dies loses nothing.
     pub devices: Vec<DeviceId>,
+    /// How long each of them has been due: how long a device that could have sent was left waiting.
+    pub late: Vec<Duration>,
     /// When the next device after these is due, if there is one.
     pub next_in: Option<Duration>,
 }
@@ -250,6 +252,8 @@ pub trait Queue: Send + Sync + 'static {
     fn kind(&self) -> &'static str;
     /// Commands sent since the start, for the benchmark and metrics.
     fn commands(&self) -> u64;
+    /// Calls since the start that failed, for metrics.
+    fn errors(&self) -> u64;
     /// Whether it answers, and how it is set up.
     async fn health(&self) -> Result<QueueHealth>;
 
@@ -289,6 +293,8 @@ pub trait Queue: Send + Sync + 'static {
     async fn depths(&self, devices: &[DeviceId]) -> Result<Vec<QueueDepth>>;
     /// How many devices stand on the ready index.
     async fn ready_count(&self) -> Result<u64>;
+    /// How many of them are due and claimed by nobody: they wait for a worker.
+    async fn due_count(&self) -> Result<u64>;
 
     /// Adds to devices' metrics.
     async fn add_metrics(&self, deltas: &[MetricsDelta]) -> Result<()>;

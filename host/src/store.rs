@@ -197,6 +197,17 @@ pub struct ExpandedPage {
     pub done: bool,
 }
 
+/// Campaigns that are not final and have something in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenCampaigns {
+    /// Their status.
+    pub status: CampaignStatus,
+    /// For paused ones, what stands before the colon of the reason; empty otherwise.
+    pub reason: String,
+    /// How many they are.
+    pub count: u64,
+}
+
 /// What one step of retention came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pruned {
@@ -345,6 +356,8 @@ pub trait Store: Send + Sync + 'static {
     async fn health(&self) -> Result<StoreHealth>;
     /// SQL statements executed since the start, for the benchmark and metrics.
     fn statements(&self) -> u64;
+    /// Calls since the start that failed because the database was away or refused, for metrics.
+    fn errors(&self) -> u64;
     /// Closes the connections after what is running has finished.
     async fn close(&self);
 
@@ -508,6 +521,12 @@ pub trait Store: Send + Sync + 'static {
     async fn expand_page(&self, run: RunKey, cursor: u32, page: u32, now: Time) -> Result<Option<ExpandedPage>>;
     /// How many messages of these runs are in each state.
     async fn counts(&self, runs: &[RunKey]) -> Result<Vec<(RunKey, Counts)>>;
+    /// How many messages of these runs wait for a time of their own (a retry, a recipient's quiet hours); at most `limit` of
+    /// all such messages are looked at.
+    async fn deferred(&self, runs: &[RunKey], limit: u32) -> Result<u64>;
+    /// How many campaigns are in each status that is not final; those that are paused by the first words of the reason, up to
+    /// its colon.
+    async fn open_campaigns(&self) -> Result<Vec<OpenCampaigns>>;
     /// Sets running campaigns whose run is expanded and has no open message to `completed`; returns them.
     async fn complete_campaigns(&self, now: Time) -> Result<Vec<CampaignId>>;
     /// Turns up to `limit` pending messages of a cancelled or expired run into `cancelled` or `expired`; returns how many.

@@ -10,6 +10,7 @@ use crate::campaign::Run;
 use crate::clock::Time;
 use crate::core::{Alarm, Core};
 use crate::fleet::Fleet;
+use crate::metrics::SuppressedAt;
 use crate::operations;
 use crate::queue::Wake;
 
@@ -91,7 +92,11 @@ impl Trigger {
     /// Expands a page; `false` when the run needs no more of it from here.
     async fn expand(&self, run: &mut Run) -> anyhow::Result<bool> {
         let page = self.core.config.expand_page;
-        match self.core.store.expand_page(run.key, run.cursor, page, self.core.clock.now()).await? {
+        let expanded = self.core.store.expand_page(run.key, run.cursor, page, self.core.clock.now()).await?;
+        if let Some(page) = &expanded {
+            self.core.metrics.suppressed(SuppressedAt::Expansion, page.suppressed);
+        }
+        match expanded {
             Some(done) if done.done => {
                 tracing::info!(run.key = %run.key, "every recipient has a message");
                 self.fleet.note_final();

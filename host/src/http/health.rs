@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::core::Core;
+use crate::metrics::Counted;
 
 use super::body::Json;
 use super::problem::Problem;
@@ -58,7 +59,7 @@ pub(super) async fn healthz() -> &'static str {
 /// Whether the server can work: store and queue answer, and the activated plugins are loaded.
 #[utoipa::path(get, path = "/readyz", tag = "operation", security(()), responses(
     (status = 200, description = "It can work.", body = Readiness),
-    (status = 503, description = "Something is away; the answer names it. Nothing is lost, and the server goes on by itself.", body = Readiness),
+    (status = 503, description = "Something is away; the answer names it. Nothing is lost, and the server goes on by itself. Or the server was told to stop, and takes no more requests in a moment: `draining`.", body = Readiness),
 ))]
 pub(super) async fn readyz(State(core): State<Core>) -> Response {
     let (store, queue, plugins) = tokio::join!(store(&core), queue(&core), plugins(&core));
@@ -99,12 +100,14 @@ async fn plugins(core: &Core) -> Part {
 /// What this server counted, in the text format of OpenMetrics.
 #[utoipa::path(get, path = "/metrics", tag = "operation", security(()), responses((status = 200, description = "The counters.", body = String)))]
 pub(super) async fn metrics(State(core): State<Core>) -> Result<Response, Problem> {
-    let own = core.hosts.read().iter().find(|h| h.host == core.host).map_or(0, |h| h.active_workers);
-    core.metrics.set_active_workers(own);
-    let text = core
-        .metrics
-        .encode(core.store.statements(), core.queue.commands(), &core.plugins.loaded())
-        .map_err(|error| Problem::internal(&error.into()))?;
+    let counted = Counted {
+        store: (core.store.statements(), core.store.errors()),
+        queue: (core.queue.commands(), core.queue.errors()),
+        plugins: &core.plugins.loaded(),
+        hosts: &core.hosts.read().clone(),
+        now: core.clock.monotonic(),
+    };
+    let text = core.metrics.encode(&counted).map_err(|error| Problem::internal(&error.into()))?;
     let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, media)], text).into_response())
 }

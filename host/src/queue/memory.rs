@@ -66,6 +66,10 @@ impl Queue for MemoryQueue {
         self.calls.load(Ordering::Relaxed)
     }
 
+    fn errors(&self) -> u64 {
+        0
+    }
+
     async fn health(&self) -> Result<QueueHealth> {
         Ok(QueueHealth { server: "in-process".to_owned(), warnings: Vec::new() })
     }
@@ -125,6 +129,10 @@ impl Queue for MemoryQueue {
 
     async fn ready_count(&self) -> Result<u64> {
         Ok(self.run(1, |state, _| state.ready_count()))
+    }
+
+    async fn due_count(&self) -> Result<u64> {
+        Ok(self.run(1, |state, now| state.due_count(now)))
     }
 
     async fn add_metrics(&self, deltas: &[MetricsDelta]) -> Result<()> {

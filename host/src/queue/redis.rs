@@ -146,6 +146,10 @@ impl Queue for RedisQueue {
         self.link.sent()
     }
 
+    fn errors(&self) -> u64 {
+        self.link.failures()
+    }
+
     async fn health(&self) -> Result<QueueHealth> {
         let mut cmd = redis::cmd("INFO");
         cmd.arg("server");
@@ -277,8 +281,9 @@ impl Queue for RedisQueue {
             }
         }
         taken.sort_by_key(|(late, _)| std::cmp::Reverse(*late));
-        let devices = taken.into_iter().map(|(_, device)| device).collect();
-        Ok(Ready { devices, next_in: next.into_iter().flatten().min() })
+        let late_ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+        let (late, devices) = taken.into_iter().map(|(late, device)| (late_ms(late), device)).unzip();
+        Ok(Ready { devices, late, next_in: next.into_iter().flatten().min() })
     }
 
     async fn claim(&self, owner: HostId, devices: &[DeviceId], lease: Duration, burst: u32) -> Result<Vec<Claimed>> {
@@ -432,6 +437,11 @@ impl Queue for RedisQueue {
     async fn ready_count(&self) -> Result<u64> {
         let orders: Vec<Order> = (0..SHARDS).map(|n| Order::plain("ZCARD", &ready_key(n))).collect();
         self.link.send_all(&orders).await?.into_iter().map(|value| read::<u64>(value, "ZCARD")).sum()
+    }
+
+    async fn due_count(&self) -> Result<u64> {
+        let orders: Vec<Order> = (0..SHARDS).map(|n| Order::call(&script::DUE, &[ready_key(n)])).collect();
+        self.link.send_all(&orders).await?.into_iter().map(|value| read::<u64>(value, "due")).sum()
     }
 
     async fn add_metrics(&self, deltas: &[MetricsDelta]) -> Result<()> {

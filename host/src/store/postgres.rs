@@ -51,6 +51,7 @@ const SHARDS: u16 = 16;
 pub struct Postgres {
     pool: PgPool,
     statements: AtomicU64,
+    errors: AtomicU64,
     /// Where [`Self::shard`] is.
     turn: AtomicU16,
 }
@@ -105,7 +106,12 @@ impl Postgres {
             })
             .connect_with(options)
             .await?;
-        Ok(Self { pool, statements: AtomicU64::new(0), turn: AtomicU16::new(rand::random()) })
+        Ok(Self {
+            pool,
+            statements: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            turn: AtomicU16::new(rand::random()),
+        })
     }
 
     /// Which of a run's rows of `run_counts` a transaction adds to: with one for all, each would wait until the one before

@@ -61,6 +61,7 @@ pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     statements: AtomicU64,
+    errors: AtomicU64,
     clock: SystemClock,
 }
 
@@ -108,7 +109,13 @@ impl Sqlite {
         let writer = pool(1).connect_with(options.clone()).await?;
         let readers =
             pool(READERS).connect_with(options.pragma("query_only", "on").pragma("cache_size", READER_CACHE)).await?;
-        Ok(Self { writer, readers, statements: AtomicU64::new(0), clock: SystemClock::new() })
+        Ok(Self {
+            writer,
+            readers,
+            statements: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            clock: SystemClock::new(),
+        })
     }
 
     #[allow(clippy::unused_async)] // The other store asks its server.

@@ -51,7 +51,7 @@ impl Pool {
         let devices = self.meet(&ready.devices).await?;
 
         let mut over = Vec::new();
-        for (id, answer) in ready.devices.iter().zip(answers) {
+        for ((id, late), answer) in ready.devices.iter().zip(&ready.late).zip(answers) {
             match answer {
                 Claimed::Messages { messages, token, pace, depth } => {
                     let (Some(device), Some(first)) = (devices.get(id), messages.first()) else {
@@ -75,6 +75,7 @@ impl Pool {
                         device: device.clone(),
                         lease,
                         messages: messages.into(),
+                        due_at: asked.saturating_sub(*late),
                         pace: Pace::parse(Some(pace.as_str()).filter(|p| !p.is_empty())),
                         depth,
                     };

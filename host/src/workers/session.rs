@@ -13,6 +13,7 @@ use crate::device::{Device, Pace, PaceUpdate};
 use crate::fleet::{Configured, LiveRun, sender_for};
 use crate::id::{DeviceId, MessageId};
 use crate::message::{Begun, Claim, Reason, Settled, Settlement};
+use crate::metrics::SuppressedAt;
 use crate::queue::{Disposal, Finish, Wake};
 use crate::workers::attempt::Attempt;
 use crate::workers::leases::Lease;
@@ -35,6 +36,8 @@ pub struct Session {
     pub lease: Arc<Lease>,
     /// The messages with their ranks, in their order.
     pub messages: VecDeque<(MessageId, i64)>,
+    /// From when on the device might have sent, on the monotonic clock.
+    pub due_at: Duration,
     /// The device's limiter.
     pub pace: Pace,
     /// Messages left on the device besides these.
@@ -117,8 +120,10 @@ impl Session {
                     break;
                 }
             };
+            pool.metrics.begun_late(pool.core.clock.monotonic().saturating_sub(self.due_at));
             let attempt = Attempt { work, run, sender, device: self.device.clone(), lease: self.lease.clone() };
             self.attempt(pool, attempt, rank, &mut course).await;
+            self.due_at = course.next_at;
             let now = pool.core.clock.monotonic();
             if course.next_at > now || now >= until {
                 break;
@@ -150,6 +155,9 @@ impl Session {
                 Disposal::Drop
             }
             Begun::Suppressed | Begun::Expired => {
+                if matches!(begun, Begun::Suppressed) {
+                    pool.metrics.suppressed(SuppressedAt::Begin, 1);
+                }
                 pool.sending.fleet.note_final();
                 Disposal::Drop
             }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::device::{Device, PaceUpdate};
 use crate::id::{DeviceId, DeviceNo};
 use crate::message::{AdvanceTo, Begun, Claim, Settled, Settlement, Turned};
-use crate::metrics::{Backend, Group};
+use crate::metrics::Group;
 use crate::queue::{Disposal, Finish, Finished, MetricsDelta, Wake};
 use crate::store::StoreError;
 use crate::workers::Pool;
@@ -154,7 +154,6 @@ impl Pool {
                 AnsweredTurn { applied, begun: begun.into_iter().map(Answer::Begun).collect() }
             }
             Err(error) => {
-                self.metrics.backend_error(Backend::Store);
                 tracing::warn!(error = %error, ends = ends.len(), begins = claims.len(), "a group was not written; trying again");
                 let applied = if ends.is_empty() {
                     Vec::new()
@@ -224,7 +223,6 @@ impl Pool {
             }
             // The leases run out; whoever takes the devices then finds in the store what became of the messages.
             Err(error) => {
-                self.metrics.backend_error(Backend::Queue);
                 tracing::warn!(error = %error, devices = finishes.len(), "leases were not given back");
             }
         }
@@ -260,7 +258,6 @@ impl Pool {
             match call().await {
                 Ok(value) => return Some(value),
                 Err(StoreError::Unavailable(error)) => {
-                    self.metrics.backend_error(Backend::Store);
                     tracing::warn!(error = format!("{error:#}"), "the store is away; trying again");
                     if self.abort.is_cancelled() {
                         return None;

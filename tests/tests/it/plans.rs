@@ -283,6 +283,13 @@ async fn rounds(filled: &Filled) {
         })
         .await;
     plans
+        .add("figures", async |store, _| {
+            let runs = [filled.live.run.key, filled.fresh.run.key];
+            assert!(store.deferred(&runs, 1_000_000).await.unwrap() > 0);
+            assert!(!store.open_campaigns().await.unwrap().is_empty());
+        })
+        .await;
+    plans
         .add("runs_to_close", async |store, _| {
             assert_eq!(store.runs_to_close().await.unwrap(), [(filled.cancelled.run.key, C::Cancelled)]);
         })

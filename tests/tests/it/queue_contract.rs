@@ -472,7 +472,12 @@ async fn ready_gives_the_longest_due_first(bed: &Bed) {
     }
     // Enqueueing again does not set a device back.
     queue.enqueue(&batch(&devices[0], [(2, 1)])).await.unwrap();
-    assert_eq!(queue.ready(10, LONG).await.unwrap().devices, devices);
+    assert_eq!(queue.due_count().await.unwrap(), 4);
+    let ready = queue.ready(10, LONG).await.unwrap();
+    assert_eq!(ready.devices, devices);
+    assert!(ready.late.len() == 4 && ready.late.is_sorted_by(|a, b| a >= b), "{:?}", ready.late);
+    assert!(ready.late[0] >= Duration::from_millis(8) && ready.late[3] >= Duration::from_millis(2), "{:?}", ready.late);
+    assert_eq!((queue.due_count().await.unwrap(), queue.ready_count().await.unwrap()), (0, 4), "they are hidden");
 }
 
 async fn ready_respects_its_limit(bed: &Bed) {

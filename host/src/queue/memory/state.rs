@@ -164,22 +164,23 @@ impl State {
     }
 
     pub(super) fn ready(&mut self, limit: u32, lease: Duration, now: Now) -> Ready {
-        let mut places = Vec::new();
-        while places.len() < limit as usize && self.ready.first().is_some_and(|(at, _)| *at <= now.at) {
-            places.extend(self.ready.pop_first().map(|(_, place)| place));
+        let mut taken = Vec::new();
+        while taken.len() < limit as usize && self.ready.first().is_some_and(|(at, _)| *at <= now.at) {
+            taken.extend(self.ready.pop_first());
         }
         // Before those taken are hidden: they are not the next.
         let next_in = self.ready.first().map(|(at, _)| at.since(now.at));
         let hidden_until = now.at.plus(lease);
-        let mut devices = Vec::with_capacity(places.len());
-        for place in places {
+        let (mut devices, mut late) = (Vec::with_capacity(taken.len()), Vec::with_capacity(taken.len()));
+        for (at, place) in taken {
             if let Some(device) = self.devices.get_mut(place as usize) {
                 device.ready_at = None;
                 device.place_at(&mut self.ready, Some(hidden_until));
                 devices.push(device.id.clone());
+                late.push(now.at.since(at));
             }
         }
-        Ready { devices, next_in }
+        Ready { devices, late, next_in }
     }
 
     pub(super) fn claim(&mut self, id: &DeviceId, lease: Duration, burst: u32, now: Now) -> Claimed {
@@ -300,6 +301,10 @@ impl State {
 
     pub(super) fn ready_count(&self) -> u64 {
         self.ready.len() as u64
+    }
+
+    pub(super) fn due_count(&self, now: Now) -> u64 {
+        self.ready.iter().take_while(|(at, _)| *at <= now.at).count() as u64
     }
 
     pub(super) fn add_metrics(&mut self, delta: &MetricsDelta) {

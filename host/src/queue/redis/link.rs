@@ -26,6 +26,7 @@ const CLUSTER_PIPELINE: usize = 256;
 pub(super) struct Link {
     wire: Wire,
     sent: AtomicU64,
+    failures: AtomicU64,
 }
 
 enum Wire {
@@ -44,7 +45,7 @@ impl Link {
             .set_number_of_retries(3)
             .set_pipeline_buffer_size(1000);
         let manager = ConnectionManager::new_lazy_with_config(client, config).map_err(failed)?;
-        Ok(Self { wire: Wire::Single(manager), sent: AtomicU64::new(0) })
+        Ok(Self::over(Wire::Single(manager)))
     }
 
     /// A cluster, found through any of these nodes. Connects in the background.
@@ -59,7 +60,11 @@ impl Link {
             .build()
             .map_err(|_| bad_address())?;
         let connection = client.get_pending_async_connection_with_config(redis::cluster::ClusterConfig::new());
-        Ok(Self { wire: Wire::Cluster(connection), sent: AtomicU64::new(0) })
+        Ok(Self::over(Wire::Cluster(connection)))
+    }
+
+    fn over(wire: Wire) -> Self {
+        Self { wire, sent: AtomicU64::new(0), failures: AtomicU64::new(0) }
     }
 
     pub(super) fn is_cluster(&self) -> bool {
@@ -68,6 +73,11 @@ impl Link {
 
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Calls of which a command failed.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Sends commands in one round trip; one answer each, in order. A script that a server does not know (after SCRIPT
@@ -91,6 +101,9 @@ impl Link {
                 }
             }
         }
+        if answers.iter().any(Result::is_err) {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
         answers.into_iter().map(|answer| answer.map_err(failed)).collect()
     }
 
@@ -101,6 +114,15 @@ impl Link {
 
     /// Asks every master.
     pub(super) async fn ask_masters(&self, cmd: Cmd) -> Result<Vec<Value>> {
+        let answers = self.ask_each_master(cmd).await;
+        // One that does not allow the command is not away.
+        if matches!(answers, Err(QueueError::Unavailable(_))) {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        answers
+    }
+
+    async fn ask_each_master(&self, cmd: Cmd) -> Result<Vec<Value>> {
         let answer = match &self.wire {
             Wire::Single(_) => return self.transmit(vec![cmd]).await.into_iter().map(|a| a.map_err(failed)).collect(),
             Wire::Cluster(connection) => {

@@ -22,6 +22,7 @@ macro_rules! scripts {
 scripts! {
     CLAIM = "claim.lua";
     DEPTH = "depth.lua";
+    DUE = "due.lua";
     ENQUEUE = "enqueue.lua";
     FINISH = "finish.lua";
     HOLD = "hold.lua";

@@ -194,3 +194,16 @@ pub(super) async fn campaigns_past_expiry(pg: &Postgres, now: Time) -> Result<Ve
         .await?;
     read_all(found)
 }
+
+pub(super) async fn open_campaigns(pg: &Postgres) -> Result<Vec<OpenCampaigns>> {
+    let found: Vec<(String, String, i64)> = pg
+        .rows(
+            "SELECT status, CASE WHEN status = 'paused' THEN split_part(coalesce(paused_reason, ''), ':', 1) ELSE '' END,
+                    count(*)
+             FROM campaigns WHERE status IN ('draft', 'scheduled', 'expanding', 'running', 'paused')
+             GROUP BY 1, 2",
+        )
+        .fetch_all(&pg.pool)
+        .await?;
+    found.into_iter().map(rows::open_campaigns).collect()
+}

@@ -42,6 +42,21 @@ macro_rules! open_messages {
     };
 }
 
+pub(super) async fn deferred(pg: &Postgres, runs: &[RunKey], limit: u32) -> Result<u64> {
+    // In the order of the index that has the ids, so that it alone is read.
+    let found: i64 = pg
+        .scalar(
+            "SELECT count(*) FROM (
+                 SELECT id FROM messages WHERE status = 1 ORDER BY device_no, id LIMIT $2) d
+             WHERE (d.id >> 32)::int = ANY ($1)",
+        )
+        .bind(runs.iter().map(|run| run.0).collect::<Vec<_>>())
+        .bind(i64::from(limit))
+        .fetch_one(&pg.pool)
+        .await?;
+    Ok(rows::to_u64(found))
+}
+
 pub(super) async fn complete_campaigns(pg: &Postgres, now: Time) -> Result<Vec<CampaignId>> {
     let candidates: Vec<uuid::Uuid> = pg
         .scalar(concat!(

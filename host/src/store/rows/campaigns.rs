@@ -8,7 +8,7 @@ use crate::campaign::{Campaign, CampaignEvent, CampaignSpec, CampaignStatus, Run
 use crate::clock::Time;
 use crate::id::{AudienceNo, CampaignId, MessageId, RunKey, SequenceNo};
 use crate::message::{Counts, code};
-use crate::store::{Result, StoreError};
+use crate::store::{OpenCampaigns, Result, StoreError};
 
 from_row! {
     /// A row of `campaigns`.
@@ -47,6 +47,11 @@ impl CampaignSql {
 /// A campaign's status column.
 pub fn campaign_status(word: &str) -> Result<CampaignStatus> {
     CampaignStatus::parse(word).ok_or_else(|| broken("a campaign's status"))
+}
+
+/// How many campaigns have a status and, where they are paused, a reason.
+pub fn open_campaigns((status, reason, count): (String, String, i64)) -> Result<OpenCampaigns> {
+    Ok(OpenCampaigns { status: campaign_status(&status)?, reason, count: to_u64(count) })
 }
 
 /// Whether the runs of a campaign with this status are active.

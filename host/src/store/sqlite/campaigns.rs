@@ -188,3 +188,16 @@ pub(super) async fn campaigns_past_expiry(lite: &Sqlite, now: Time) -> Result<Ve
         .await?;
     read_all(found)
 }
+
+pub(super) async fn open_campaigns(lite: &Sqlite) -> Result<Vec<OpenCampaigns>> {
+    let found: Vec<(String, String, i64)> = lite
+        .rows(
+            "SELECT status, CASE WHEN status = 'paused' THEN substr(coalesce(paused_reason, ''), 1, instr(coalesce(paused_reason, '') || ':', ':') - 1) ELSE '' END,
+                    count(*)
+             FROM campaigns WHERE status IN ('draft', 'scheduled', 'expanding', 'running', 'paused')
+             GROUP BY 1, 2",
+        )
+        .fetch_all(&lite.readers)
+        .await?;
+    found.into_iter().map(rows::open_campaigns).collect()
+}

@@ -38,6 +38,20 @@ macro_rules! open_messages {
     };
 }
 
+pub(super) async fn deferred(lite: &Sqlite, runs: &[RunKey], limit: u32) -> Result<u64> {
+    let found: i64 = lite
+        .scalar(
+            "SELECT count(*) FROM (
+                 SELECT id FROM messages INDEXED BY messages_deferred WHERE status = 1 LIMIT $2) d
+             WHERE (d.id >> 32) IN (SELECT value FROM json_each($1))",
+        )
+        .bind(list(runs.iter().map(|run| run.0))?)
+        .bind(limit)
+        .fetch_one(&lite.readers)
+        .await?;
+    Ok(rows::to_u64(found))
+}
+
 pub(super) async fn complete_campaigns(lite: &Sqlite, now: Time) -> Result<Vec<CampaignId>> {
     let candidates: Vec<uuid::Uuid> = lite
         .scalar(concat!(

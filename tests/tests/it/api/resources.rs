@@ -269,7 +269,7 @@ async fn the_pages_that_watch_a_server() {
         text.contains("carillon_http_requests_total{method=\"GET\",route=\"/api/v1/stats\",status=\"200\"} 1"),
         "{text}"
     );
-    assert!(text.contains("carillon_active_workers 7") && text.contains("carillon_store_statements_total"));
+    assert!(text.contains("carillon_servers{role=\"workers\"} 1") && text.contains("carillon_store_statements_total"));
 
     let answer = api.send("GET", "/healthz", &[("x-request-id", "abc-1")], "").await;
     assert_eq!(answer.header("x-request-id"), Some("abc-1"));

@@ -45,6 +45,31 @@ async fn campaigns_are_listed_newest_first(t: Opened) {
     assert_eq!(listed(Some(S::Cancelled)).await, [ids[2]]);
 }
 
+async fn campaigns_that_are_open_are_counted(t: Opened) {
+    let count = async || {
+        let found = t.store.open_campaigns().await.unwrap();
+        found.into_iter().map(|of| ((of.status.as_str(), of.reason), of.count)).collect::<BTreeMap<_, _>>()
+    };
+    let of = |status, reason: &str, count| ((status, reason.to_owned()), count);
+    assert_eq!(count().await, BTreeMap::new());
+    let ids: Vec<_> = (0..6).map(|_| CampaignId::new()).collect();
+    for id in &ids {
+        t.store.create_campaign(*id, &campaign_spec("people"), T0).await.unwrap();
+    }
+    t.store.move_campaign(ids[0], S::Draft, E::Cancel, None, T0).await.unwrap().unwrap();
+    for (id, reason) in
+        ids[1..5].iter().zip([None, Some("plugin-fault: 50 in a row: trap"), Some("lunch"), Some("lunch")])
+    {
+        t.store.move_campaign(*id, S::Draft, E::Schedule, None, T0).await.unwrap().unwrap();
+        if reason.is_some() {
+            t.store.move_campaign(*id, S::Scheduled, E::Pause, reason, T0).await.unwrap().unwrap();
+        }
+    }
+    let expected =
+        [of("draft", "", 1), of("scheduled", "", 1), of("paused", "plugin-fault", 1), of("paused", "lunch", 2)];
+    assert_eq!(count().await, expected.into());
+}
+
 async fn a_move_compares_and_sets(t: Opened) {
     let s = running(&*t.store, &["a"], 2).await;
     let active = async || t.store.run(s.run.key).await.unwrap().unwrap().active;
@@ -354,6 +379,7 @@ async fn failed_messages_are_tried_again_in_pages(t: Opened) {
 super::on_every_store!(
     a_campaign_is_a_draft_at_first,
     campaigns_are_listed_newest_first,
+    campaigns_that_are_open_are_counted,
     a_move_compares_and_sets,
     a_scheduled_campaign_is_found_when_it_is_due,
     a_campaign_starts_once,

@@ -213,12 +213,16 @@ async fn a_message_that_waits_for_its_time_is_not_taken(t: Opened) {
     assert_eq!(row.reason.unwrap().code, "quiet-hours");
     assert_eq!(s.ready(store, device).await, [s.message(3)]);
     assert_eq!(s.counts(store).await, Counts { pending: 3, ..Counts::default() });
+    assert_eq!(store.deferred(&[s.run.key], 10).await.unwrap(), 2);
+    assert_eq!(store.deferred(&[s.run.key], 1).await.unwrap(), 1, "no more are looked at");
+    assert_eq!(store.deferred(&[], 10).await.unwrap(), 0, "of no run");
 
     assert_eq!(store.promote_due(at(10), 10).await.unwrap(), (vec![], Some(at(30))));
     assert_eq!(store.promote_due(at(60), 1).await.unwrap(), (vec![device], Some(at(60))));
     assert_eq!(s.ready(store, device).await, [s.message(2), s.message(3)]);
     assert_eq!(store.promote_due(at(60), 10).await.unwrap(), (vec![device], None));
     assert_eq!(store.promote_due(at(60), 10).await.unwrap(), (vec![], None));
+    assert_eq!(store.deferred(&[s.run.key], 10).await.unwrap(), 0);
     let work = s.take(store, s.message(1), device, 2, at(61)).await;
     assert_eq!((work.attempt, work.failures, work.due_at), (2, 1, at(60)));
 }
