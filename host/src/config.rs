@@ -1,11 +1,12 @@
 //! Every setting: flag, environment variable, default, unit, and the checks that refuse a nonsensical set at start.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::IpNet;
 
 use crate::campaign::BadField;
 
@@ -35,6 +36,13 @@ impl Role {
             Self::Recovery => "recovery",
         }
     }
+}
+
+/// A network, or an address as the network of itself.
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| "give an address or a network such as 10.0.0.0/8".to_owned())
 }
 
 /// The settings of a server. Every flag has an environment variable; the flag wins.
@@ -144,6 +152,20 @@ pub struct Config {
     /// API calls a token may make in a second, on average; 0 for no limit.
     #[arg(long, env = "CARILLON_RATE_LIMIT", default_value_t = 0, value_name = "N")]
     pub rate_limit: u32,
+    /// Tokens that are not valid which one address may try in a minute, at the API and at the dashboard's log-in; 0 for no
+    /// limit.
+    #[arg(long, env = "CARILLON_AUTH_FAILURES_PER_MINUTE", default_value_t = 30, value_name = "N")]
+    pub auth_failures_per_minute: u32,
+    /// Proxies whose `X-Forwarded-For` says which address asks, as addresses or networks such as `10.0.0.0/8`; everybody
+    /// else's is not looked at.
+    #[arg(
+        long,
+        env = "CARILLON_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        value_parser = network,
+        value_name = "NETWORK,…"
+    )]
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl fmt::Debug for Config {
@@ -279,6 +301,8 @@ impl Default for Config {
             body_max_bytes: 8 << 20,
             audience_max: 50_000_000,
             rate_limit: 0,
+            auth_failures_per_minute: 30,
+            trusted_proxies: Vec::new(),
         }
     }
 }

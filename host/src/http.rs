@@ -1,7 +1,7 @@
 //! The HTTP API: `/api/v1`, one resource per file, and the pages that watch the process.
 //!
-//! A request passes, from the outside in: the tally (request id, metrics, security headers, panics), the doorkeeper
-//! (`auth`), the task that brings changing calls to their end, the memory of idempotency keys, the handler.
+//! A request passes, from the outside in: the tally (request id, metrics, security headers, panics), the note of who asks
+//! (`guesses`), the doorkeeper (`auth`), the task that brings changing calls to their end, the memory of idempotency keys, the handler.
 
 #![allow(clippy::result_large_err)] // A refusal is built once in a request; its size does not matter.
 
@@ -12,6 +12,7 @@ mod campaigns;
 mod cluster;
 mod devices;
 mod door;
+mod guesses;
 mod health;
 mod idempotency;
 mod messages;
@@ -41,6 +42,7 @@ use utoipa_axum::routes;
 use crate::core::Core;
 
 pub use door::Door;
+pub use guesses::{Guess, Guesses, Knock, Peer};
 pub use page::Listing;
 pub use problem::{FieldProblem, Problem};
 pub use serve::{ConnectionLimits, serve};
@@ -75,7 +77,14 @@ pub fn router(core: Core, ui: Router) -> Router {
         .fallback(not_found)
         .with_state(core.clone());
     // Forms, too, are brought to their end, audit row included, when the browser goes away.
-    api.merge(ui.layer(middleware::from_fn(to_the_end))).layer(middleware::from_fn_with_state(core, tally::tally))
+    noting_who_asks(&core, api.merge(ui.layer(middleware::from_fn(to_the_end))))
+        .layer(middleware::from_fn_with_state(core, tally::tally))
+}
+
+/// Has each request say to whom it is answered, so that guesses at tokens can be slowed down.
+pub(crate) fn noting_who_asks(core: &Core, router: Router) -> Router {
+    let guesses = Arc::new(Guesses::new(&core.config, core.clock.clone(), core.metrics.clone()));
+    router.layer(middleware::from_fn_with_state(guesses, guesses::note))
 }
 
 fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {

@@ -28,17 +28,18 @@ mod tests;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Form, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::campaign::BadField;
 use crate::core::Core;
+use crate::http::Knock;
 use crate::id::Digest;
 use crate::operations::{Actor, OpError};
 use crate::store::{AuditRow, StoreError};
@@ -256,11 +257,24 @@ async fn login_page(State(ui): State<Shared>, headers: HeaderMap, Query(form): Q
     login_form(&ui, &headers, &form.next, StatusCode::OK, None)
 }
 
-async fn login(State(ui): State<Shared>, headers: HeaderMap, Form(form): Form<LoginForm>) -> Answer {
+async fn login(
+    State(ui): State<Shared>,
+    Extension(knock): Extension<Knock>,
+    headers: HeaderMap,
+    Form(form): Form<LoginForm>,
+) -> Answer {
     if !session::login_proves(&ui, &headers, &form.csrf) {
         let text = "The form was out of date, or your browser refuses cookies. Please try again.";
         return login_form(&ui, &headers, &form.next, StatusCode::FORBIDDEN, Some(text));
     }
+    let guess = match knock.guess() {
+        Ok(guess) => guess,
+        Err(seconds) => {
+            let text = format!("Too many tokens that are not valid came from your address. Try again in {seconds} s.");
+            let again = login_form(&ui, &headers, &form.next, StatusCode::TOO_MANY_REQUESTS, Some(&text))?;
+            return Ok(([(header::RETRY_AFTER, seconds.to_string())], again).into_response());
+        }
+    };
     let digest = Digest::of(form.token.trim().as_bytes());
     match ui.core.store.token_by_secret(digest).await? {
         Some(token) if token.revoked_at.is_none() => {
@@ -275,6 +289,7 @@ async fn login(State(ui): State<Shared>, headers: HeaderMap, Form(form): Form<Lo
             Ok(([(header::SET_COOKIE, cookie)], Redirect::to(safe_next(&form.next))).into_response())
         }
         _ => {
+            guess.was_wrong();
             let text = "This is not a valid token, or it was revoked.";
             login_form(&ui, &headers, &form.next, StatusCode::UNAUTHORIZED, Some(text))
         }

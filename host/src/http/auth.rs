@@ -19,6 +19,7 @@ use crate::id::{Digest, TokenId};
 use crate::operations::{Actor, tokens};
 use crate::store::TokenRow;
 
+use super::guesses::Knock;
 use super::problem::Problem;
 
 /// How long a token is trusted after it was looked up: the longest time for which a revoked one still works.
@@ -99,15 +100,21 @@ impl Auth {
     }
 
     /// The valid token with this secret.
-    async fn token(&self, secret: &str) -> Result<Option<TokenRow>, Problem> {
+    async fn token(&self, secret: &str, knock: &Knock) -> Result<Option<TokenRow>, Problem> {
         // Looked up by its hash: comparing takes the same time whatever the secret is.
         let digest = tokens::digest(secret);
         let now = self.core.clock.monotonic();
-        let known = self.known.lock().get(&digest).filter(|(_, at)| now.saturating_sub(*at) < TRUSTED).cloned();
-        if let Some((row, _)) = known {
+        let known = self.known.lock().get(&digest).cloned();
+        let was_known = known.is_some();
+        if let Some((row, _)) = known.filter(|(_, at)| now.saturating_sub(*at) < TRUSTED) {
             return Ok(Some(row));
         }
+        // One that was good here before is no guess: who shares an address with somebody that guesses can go on.
+        let guess = if was_known { None } else { Some(knock.guess().map_err(slowed)?) };
         let row = self.core.store.token_by_secret(digest).await?.filter(|t| t.revoked_at.is_none());
+        if let Some(guess) = guess.filter(|_| row.is_none()) {
+            guess.was_wrong();
+        }
         let mut cache = self.known.lock();
         match &row {
             Some(row) => {
@@ -161,11 +168,11 @@ impl Auth {
         }
     }
 
-    async fn admit(&self, scope: &str, secret: Option<String>) -> Result<Caller, Problem> {
+    async fn admit(&self, scope: &str, secret: Option<String>, knock: Knock) -> Result<Caller, Problem> {
         let Some(secret) = secret else {
             return Err(unauthorised("give a token: Authorization: Bearer car_…"));
         };
-        let Some(token) = self.token(&secret).await? else {
+        let Some(token) = self.token(&secret, &knock).await? else {
             return Err(unauthorised("the token is unknown or has been revoked"));
         };
         if let Some(seconds) = self.throttled(token.id) {
@@ -179,6 +186,12 @@ impl Auth {
         }
         Ok(Caller { token: token.id, name: token.name })
     }
+}
+
+fn slowed(seconds: u64) -> Problem {
+    let detail =
+        "too many tokens that are not valid came from this address; one that is valid may be tried again later";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", detail).retry_after(seconds)
 }
 
 fn unauthorised(detail: &str) -> Problem {
@@ -197,7 +210,10 @@ pub(super) async fn authorise(State(auth): State<Arc<Auth>>, mut request: Reques
         Ok(None) => {}
         Ok(Some(scope)) => {
             let secret = bearer(request.headers()).map(ToOwned::to_owned);
-            match auth.admit(scope, secret).await {
+            let Some(knock) = request.extensions().get::<Knock>().cloned() else {
+                return Problem::internal(&anyhow::anyhow!("nobody has noted who asks")).into_response();
+            };
+            match auth.admit(scope, secret, knock).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
                 }

@@ -3,10 +3,13 @@
 //! HTTP/1.1 only: a connection that may still turn out to be HTTP/2 has no time limit on its first bytes. TLS, HTTP/2 and
 //! compression are what a proxy in front adds.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -14,6 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::guesses::Peer;
 
 /// How long to wait before accepting again when the process has no file left for a connection.
 const BREATH: Duration = Duration::from_millis(500);
@@ -49,10 +55,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimi
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let (router, stop) = (router.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, router, limits.head, stop).await;
+                    connection(stream, peer, router, limits.head, stop).await;
                     drop(place);
                 });
             }
@@ -74,10 +80,19 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, router: Router, head: Duration, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    head: Duration,
+    stop: CancellationToken,
+) {
     // Only latency is lost without it.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(router);
+    let service = TowerToHyperService::new(router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        request
+    }));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head);
     let serving = builder.serve_connection(TokioIo::new(stream), service);

@@ -15,6 +15,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::core::Core;
 use crate::device::DeviceSpec;
+use crate::http::noting_who_asks;
 use crate::id::{CampaignId, Digest, HostId, TokenId};
 use crate::metrics::Metrics;
 use crate::plugins::{PluginHost, PluginLimits, Registry};
@@ -68,7 +69,8 @@ impl Dashboard {
             core.store.create_token(&row, Digest::of(secret.as_bytes())).await.unwrap();
         }
         let stop = CancellationToken::new();
-        Self { router: router(core.clone(), stop.clone()), core, stop, _data: data }
+        let router = noting_who_asks(&core, router(core.clone(), stop.clone()));
+        Self { router, core, stop, _data: data }
     }
 
     async fn send(&self, request: Request<Body>) -> Response {
@@ -178,6 +180,22 @@ async fn log_in_wants_a_valid_token_from_our_own_form() {
         assert!(cookie.contains(part), "{cookie}");
     }
     assert!(!cookie.contains(SECRET));
+}
+
+#[tokio::test]
+async fn log_ins_that_fail_too_often_wait() {
+    let ui = Dashboard::new().await;
+    let form = ui.send(Request::get("/ui/login").body(Body::empty()).unwrap()).await;
+    let login = set_cookie(&form);
+    let proof = csrf(&text(form).await);
+    for n in 0..ui.core.config.auth_failures_per_minute {
+        let wrong = ui.post("/ui/login", &login, &format!("csrf={proof}&token=wrong-{n}")).await;
+        assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED, "{n}");
+    }
+    let slowed = ui.post("/ui/login", &login, &format!("csrf={proof}&token={SECRET}")).await;
+    assert_eq!(slowed.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(slowed.headers().contains_key(header::RETRY_AFTER));
+    assert!(text(slowed).await.contains("Try again in"));
 }
 
 #[tokio::test]

@@ -35,7 +35,8 @@ fn operations(document: &Value) -> Vec<(String, String, Option<String>)> {
 
 #[tokio::test]
 async fn every_route_demands_its_scope() {
-    let api = Api::start().await;
+    // From one address, more tokens that are not valid than anybody may try.
+    let api = Api::start_with(|config| config.auth_failures_per_minute = 0).await;
     let document = api.send("GET", "/api/v1/openapi.json", &[], "").await.expect(200);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let operations = operations(&document);
@@ -180,6 +181,42 @@ async fn a_token_that_calls_too_often_waits() {
     let refused = refused.expect("twenty calls at once are too many for five a second");
     assert_eq!(refused.header("retry-after"), Some("1"));
     refused.expect(429);
+}
+
+#[tokio::test]
+async fn guesses_at_tokens_are_slowed_down_and_who_is_known_goes_on() {
+    let api = Api::start_with(|config| {
+        config.auth_failures_per_minute = 5;
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let call = async |token: &str, from: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("x-forwarded-for", from)];
+        api.send("GET", "/api/v1/audiences", &headers, "").await
+    };
+    let (_, fresh) = api.token(&["audiences:read"]).await;
+    let (here, there) = ("203.0.113.7", "192.0.2.1, 203.0.113.8");
+    call(ADMIN, here).await.expect(200);
+    for n in 0..5 {
+        // Calls without a token are no guesses.
+        api.send("GET", "/api/v1/audiences", &[("x-forwarded-for", here)], "").await.expect(401);
+        call(&format!("car_guess-{n}"), here).await.expect(401);
+    }
+    for token in ["car_guess-5", &fresh] {
+        let slowed = call(token, here).await;
+        let seconds: u64 = slowed.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=13).contains(&seconds), "{slowed:?}");
+        slowed.expect(429);
+    }
+    call(ADMIN, here).await.expect(200);
+    call("car_guess-6", there).await.expect(401);
+    call(&fresh, there).await.expect(200);
+    call(&fresh, here).await.expect(200);
+    let metrics = api.send("GET", "/metrics", &[], "").await.expect(200);
+    for line in ["carillon_auth_failures_total{kind=\"wrong\"} 6", "carillon_auth_failures_total{kind=\"slowed\"} 2"] {
+        assert!(metrics.as_str().unwrap().contains(line), "{metrics}");
+    }
 }
 
 #[tokio::test]
