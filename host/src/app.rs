@@ -62,13 +62,20 @@ impl App {
         let door = Door::default();
         let mut addr = None;
         if config.has(Role::Api) {
+            let tls = match (&config.tls_cert, &config.tls_key) {
+                (Some(cert), Some(key)) => Some(http::Tls::load(cert, key)?),
+                _ => None,
+            };
+            if let Some(tls) = &tls {
+                front.spawn("tls", Arc::clone(tls).watch(front.stop.clone()));
+            }
             let listener = TcpListener::bind(config.listen)
                 .await
                 .with_context(|| format!("--listen {}: cannot listen there", config.listen))?;
             addr = Some(listener.local_addr()?);
             // From the first moment on, so that what the server waits for can be seen on /readyz.
             let (router, stop) = (door.router(), front.stop.clone());
-            front.spawn("api", http::serve(listener, router, ConnectionLimits::default(), stop));
+            front.spawn("api", http::serve(listener, tls, router, ConnectionLimits::default(), stop));
         }
 
         let clock = Arc::new(SystemClock::new());

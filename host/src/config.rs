@@ -51,6 +51,13 @@ pub struct Config {
     /// Address and port that the API and the dashboard listen on.
     #[arg(long, env = "CARILLON_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// Certificate for TLS on that port, with those that lead to its root, in PEM; plain HTTP when absent. Read again when it
+    /// changes, or on SIGHUP.
+    #[arg(long, env = "CARILLON_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(long, env = "CARILLON_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
     /// Folder for the embedded database, the admin token and compiled plugins; made when missing.
     #[arg(long, env = "CARILLON_DATA", default_value = "data", value_name = "DIR")]
     pub data: PathBuf,
@@ -252,6 +259,13 @@ impl Config {
                 "must be at least four times --heartbeat-ms, or leases run out while their owners live",
             ));
         }
+        for (given, field, missing) in
+            [(&self.tls_cert, "--tls-key", &self.tls_key), (&self.tls_key, "--tls-cert", &self.tls_cert)]
+        {
+            if given.is_some() && missing.is_none() {
+                out.push(BadField::new(field, "give both --tls-cert and --tls-key, or neither"));
+            }
+        }
         if self.roles.is_empty() {
             out.push(BadField::new("--roles", "name at least one of api, trigger, processor, workers, recovery"));
         }
@@ -273,6 +287,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls_cert: None,
+            tls_key: None,
             data: PathBuf::from("data"),
             store: None,
             queue: "memory:".to_owned(),

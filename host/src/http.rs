@@ -24,6 +24,7 @@ mod sequences;
 mod serve;
 mod suppressions;
 mod tally;
+mod tls;
 mod tokens;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use page::Listing;
 pub use problem::{FieldProblem, Problem};
 pub use serve::{ConnectionLimits, serve};
 pub use tally::is_https;
+pub use tls::Tls;
 
 use auth::{Auth, Rules};
 

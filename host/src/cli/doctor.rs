@@ -56,6 +56,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         findings.change("settings", problem);
     }
     machine::data_folder(&config.data, &mut findings);
+    if let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) {
+        match crate::http::Tls::load(cert, key) {
+            Ok(_) => findings.ok("tls", format!("the certificate in {} fits its key", cert.display())),
+            Err(error) => findings.change("tls", format!("{error:#}")),
+        }
+    }
     machine::limits(config.max_workers, &mut findings);
     machine::egress(&config.allow_egress, &mut findings).await;
     check_store(&config, &mut findings).await;

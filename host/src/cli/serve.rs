@@ -19,7 +19,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let data = args.config.data.clone();
     let app = App::start(args.config).await?;
     if let Some(addr) = app.addr {
-        println!("carillon listens on http://{addr}");
+        let scheme = if app.core.config.tls_cert.is_some() { "https" } else { "http" };
+        println!("carillon listens on {scheme}://{addr}");
     }
     if let Some(token) = app.new_admin_token() {
         println!("admin token (shown this once, kept in {}): {token}", data.join(ADMIN_TOKEN_FILE).display());

@@ -20,8 +20,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Whether the proxy in front says that the request came to it over https. Who calls without a proxy can say so, too, and
-/// gains nothing: its own browser would then insist on https.
+/// Whether the request came over https: to this server's own listener, which says so in the place of a proxy, or to the proxy
+/// in front. Who calls without either can say so, too, and gains nothing: its own browser would then insist on https.
 pub fn is_https(headers: &HeaderMap) -> bool {
     let forwarded = headers.get("x-forwarded-proto").and_then(|v| v.to_str().ok()).and_then(|v| v.split(',').next());
     forwarded.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))

@@ -6,6 +6,7 @@ mod bad_input;
 mod connections;
 mod import;
 mod resources;
+mod tls;
 
 use std::sync::Arc;
 
@@ -122,7 +123,7 @@ impl Api {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let router = http::router(core.clone(), axum::Router::new());
-        let server = tokio::spawn(http::serve(listener, router, limits, CancellationToken::new()));
+        let server = tokio::spawn(http::serve(listener, None, router, limits, CancellationToken::new()));
         Self { core, base, hyper: Client::builder(TokioExecutor::new()).build_http(), server, _folder: folder }
     }
 
