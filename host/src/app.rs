@@ -97,6 +97,7 @@ impl App {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
             hosts: Arc::default(),
+            store_trouble: Arc::default(),
         };
         core.plugins.ensure_first_party(&*core.store, core.clock.now()).await?;
         let new_admin_token = operations::tokens::ensure_admin_token(&core).await?;
