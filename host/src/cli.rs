@@ -145,7 +145,10 @@ impl Cli {
     fn log(&self) {
         let default = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
         let filter = EnvFilter::try_from_env("CARILLON_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // A line that cannot be written is lost. To tell stderr about it, as is the default, would be a panic when stderr is
+        // what cannot be written: a file on a full disk.
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
         // A subscriber that is set already (by a test) stays.
         let _ = match self.log_format {
             LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
