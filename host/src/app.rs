@@ -1,6 +1,5 @@
 //! The wiring: the only file that names concrete stores, queues, plugins and loops together.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +18,12 @@ use crate::http::{ConnectionLimits, Door};
 use crate::id::HostId;
 use crate::lifecycle::Loops;
 use crate::metrics::Metrics;
-use crate::operations;
+use crate::operations::{self, OpError};
 use crate::plugins::{CompileLimits, PluginHost, PluginLimits, Registry};
 use crate::processor::{Processor, Requests};
-use crate::queue::{self, Queue, QueueError};
+use crate::queue::{self, QueueError};
 use crate::recovery::Recovery;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, StoreError};
 use crate::trigger::Trigger;
 use crate::workers::Pool;
 use crate::{http, sampler, ui};
@@ -79,10 +78,11 @@ impl App {
         }
 
         let clock = Arc::new(SystemClock::new());
-        door.waits_for("the store");
-        let store = open_store(&config).await?;
-        door.waits_for("the queue");
-        let queue = open_queue(&config, clock.clone()).await?;
+        let (url, connections) = (config.store_url(), config.store_connections);
+        let opened = waiting(&door, "the store", async || Ok(store::open(&url, connections).await?));
+        let store = opened.await.context("--store")?;
+        let opened = waiting(&door, "the queue", async || Ok(queue::open(&config.queue, clock.clone()).await?));
+        let queue = opened.await.context("--queue")?;
         door.waits_for("the plugins");
         let limits = PluginLimits {
             memory_bytes: usize::try_from(config.plugin_memory_bytes).unwrap_or(usize::MAX),
@@ -105,9 +105,13 @@ impl App {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
             hosts: Arc::default(),
+            store_trouble: Arc::default(),
         };
-        core.plugins.ensure_first_party(&*core.store, core.clock.now()).await?;
-        let new_admin_token = operations::tokens::ensure_admin_token(&core).await?;
+        // From here on the server writes, and a store that can be read may have no room.
+        let stored = async || core.plugins.ensure_first_party(&*core.store, core.clock.now()).await;
+        waiting(&door, "the plugins", stored).await?;
+        let known = async || operations::tokens::ensure_admin_token(&core).await;
+        let new_admin_token = waiting(&door, "the admin token", known).await?;
 
         let fleet = Arc::new(Fleet::new(core.clone()));
         let requests = Arc::new(Requests::default());
@@ -115,7 +119,8 @@ impl App {
         let has = |role| core.config.has(role);
         let cluster =
             Arc::new(Cluster::new(core.clone(), fleet.clone(), has(Role::Workers).then(|| pool.clone()), clock));
-        cluster.first_beat().await.context("the first heartbeat failed")?;
+        let beaten = waiting(&door, "the first heartbeat", async || cluster.first_beat().await);
+        beaten.await.context("the first heartbeat failed")?;
 
         // Two groups: the front (API, heartbeat) goes on while the work drains, so that operators can watch it and no other
         // server takes this one for dead.
@@ -196,51 +201,32 @@ fn private_folder(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Opens the store, waiting while it is away.
-async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    let url = config.store_url();
-    let opened = waiting(
-        "the store",
-        || store::open(&url, config.store_connections),
-        |error| matches!(error, StoreError::Unavailable(_)),
-    );
-    opened.await.context("--store")
-}
-
-/// Opens the queue, waiting while it is away.
-async fn open_queue(config: &Config, clock: Arc<SystemClock>) -> anyhow::Result<Arc<dyn Queue>> {
-    let opened = waiting(
-        "the queue",
-        || queue::open(&config.queue, clock.clone()),
-        |error| matches!(error, QueueError::Unavailable(_)),
-    );
-    opened.await.context("--queue")
-}
-
-/// Repeats `open` for as long as what it opens is away.
-async fn waiting<T, E, F>(
-    what: &'static str,
-    open: impl Fn() -> F,
-    is_away: impl Fn(&E) -> bool,
-) -> Result<T, anyhow::Error>
-where
-    F: Future<Output = Result<T, E>>,
-    E: std::error::Error + Send + Sync + 'static,
-{
+/// Repeats a step of the start for as long as the store or the queue, which it needs, is away, and says so at the door.
+async fn waiting<T>(door: &Door, what: &str, step: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    door.waits_for(what);
     let mut pause = Duration::from_millis(200);
     loop {
-        match open().await {
-            Ok(opened) => return Ok(opened),
+        match step().await {
+            Ok(done) => return Ok(done),
             Err(error) if is_away(&error) => {
-                let error = anyhow::Error::from(error);
-                tracing::warn!(error = format!("{error:#}"), "{what} is away; waiting for it");
+                tracing::warn!(error = format!("{error:#}"), "{what} cannot be had yet; waiting for it");
+                if let Some(refused) = error.downcast_ref::<StoreError>() {
+                    door.waits_for(&format!("{what}: {}", refused.told()));
+                }
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = crate::lifecycle::signal() => anyhow::bail!("stopped while waiting for {what}"),
                 }
                 pause = (pause * 2).min(Duration::from_secs(5));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether waiting may mend it.
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Unavailable(_)))
+        || matches!(error.downcast_ref(), Some(QueueError::Unavailable(_)))
+        || matches!(error.downcast_ref(), Some(OpError::Unavailable(_)))
 }

@@ -163,7 +163,10 @@ impl Cli {
         let wanted = std::env::var("CARILLON_LOG").ok().filter(|filter| !filter.is_empty());
         let filter =
             EnvFilter::try_new(wanted.as_deref().unwrap_or(default)).unwrap_or_else(|_| EnvFilter::new(default));
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // A line that cannot be written is lost. To tell stderr about it, as is the default, would be a panic when stderr is
+        // what cannot be written: a file on a full disk.
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
         // A subscriber that is set already (by a test) stays.
         let _ = match self.log_format {
             LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

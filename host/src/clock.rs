@@ -239,6 +239,22 @@ mod tests {
         assert!(serde_json::from_str::<Time>("\"2026-12-01 09:00\"").unwrap_err().to_string().contains("RFC 3339"));
     }
 
+    /// A campaign's start and end are instants: the hour that comes twice is told apart by its offset, and one with the
+    /// offset of a zone's other half of the year is still the same instant.
+    #[test]
+    fn a_time_means_one_instant_across_a_clock_change() {
+        let time = |text: &str| serde_json::from_str::<Time>(&format!("\"{text}\"")).unwrap();
+        let (first, second) = (time("2026-10-25T02:30:00+02:00"), time("2026-10-25T02:30:00+01:00"));
+        assert_eq!(second - first, Duration::from_secs(3600));
+        let (first, second) = (time("2026-04-05T01:45:00+11:00"), time("2026-04-05T01:45:00+10:30"));
+        assert_eq!(second - first, Duration::from_secs(1800));
+        assert_eq!(time("2027-03-28T02:30:00+01:00"), time("2027-03-28T03:30:00+02:00"));
+        assert!(
+            serde_json::from_str::<Time>("\"2026-10-25T02:30:00\"").is_err(),
+            "without an offset nobody knows which"
+        );
+    }
+
     #[test]
     fn the_system_clock_follows_the_store() {
         let clock = SystemClock::new();

@@ -13,7 +13,7 @@ use crate::core::{Alarm, Core};
 use crate::fleet::Fleet;
 use crate::queue::{QueueError, Wake};
 use crate::recovery;
-use crate::store::{Heartbeat, HostRow, Revisions};
+use crate::store::{Heartbeat, HostRow, Revisions, StoreError};
 use crate::workers::Pool;
 
 /// The heartbeat of a server.
@@ -49,7 +49,10 @@ impl Cluster {
         let mut seen = Seen::default();
         loop {
             self.note_workers();
-            if let Err(error) = self.beat(&mut seen).await {
+            let beat = self.beat(&mut seen).await;
+            let refused = beat.as_ref().err().and_then(|error| error.downcast_ref::<StoreError>());
+            *self.core.store_trouble.write() = refused.map(StoreError::told);
+            if let Err(error) = beat {
                 tracing::warn!(error = format!("{error:#}"), "the heartbeat failed; trying again");
             }
             if !alarm.sleep(pause).await {

@@ -36,6 +36,8 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// The servers that were alive at this server's last heartbeat.
     pub hosts: Arc<RwLock<Vec<HostRow>>>,
+    /// Why the store took no write at this server's last heartbeat; `None` when it did.
+    pub store_trouble: Arc<RwLock<Option<&'static str>>>,
 }
 
 impl Core {

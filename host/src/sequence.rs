@@ -40,7 +40,8 @@ const fn default_priority() -> u8 {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StepSpec {
-    /// Milliseconds after the step before is final; for the first step, after the enrolment.
+    /// Milliseconds after the step before is final; for the first step, after the enrolment. Time that passes: a day is 24
+    /// hours also when the clocks change, and the hours of the day are the window's business.
     #[serde(default)]
     pub offset_ms: u64,
     /// What the message says.

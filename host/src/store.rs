@@ -54,6 +54,21 @@ pub enum StoreError {
     Internal(#[source] anyhow::Error),
 }
 
+impl StoreError {
+    /// Why nothing can be written, for those who may not see the error itself.
+    pub fn told(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) if rows::disk_full(self) => {
+                "the store's disk is full: nothing can be written until there is room"
+            }
+            Self::Unavailable(_) => "the store cannot be reached or written to now",
+            Self::Exists { .. } | Self::Conflict(_) | Self::Internal(_) => {
+                "the store refused a heartbeat: the server's log says why"
+            }
+        }
+    }
+}
+
 /// A result from the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::civil::{Time as CivilTime, Weekday};
-use jiff::tz::TimeZone;
-use jiff::{ToSpan, ZonedDateTime};
+use jiff::civil::{DateTime, Time as CivilTime, Weekday};
+use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::{Timestamp, ToSpan, ZonedDateTime};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -80,7 +80,8 @@ impl SendingWindow {
     }
 
     /// How long until the window is open, zero when it is; `recipient_zone` is the recipient's zone where known.
-    /// Across daylight-saving changes a local time that does not exist counts as the moment the clock jumped.
+    /// Across daylight-saving changes a local time that does not exist counts as the moment at which the clocks jump, and one
+    /// that comes twice counts the first time; a window that lies within the jump is left out on that day.
     pub fn opens_in(&self, now: Time, recipient_zone: Option<&str>) -> Duration {
         let zone = recipient_zone
             .filter(|_| self.recipient_zone)
@@ -110,9 +111,19 @@ impl SendingWindow {
         }
         let zone = local.time_zone();
         let end_date = if to <= from { date.tomorrow().ok()? } else { date };
-        let start = date.to_datetime(from).to_zoned_datetime(zone.clone()).ok()?.timestamp();
-        let end = end_date.to_datetime(to).to_zoned_datetime(zone.clone()).ok()?.timestamp();
-        Some((start.into(), end.into()))
+        let start = moment(zone, date.to_datetime(from))?;
+        let end = moment(zone, end_date.to_datetime(to))?;
+        (start < end).then(|| (start.into(), end.into()))
+    }
+}
+
+/// When the clocks of a zone show `local`.
+fn moment(zone: &TimeZone, local: DateTime) -> Option<Timestamp> {
+    let shown = zone.to_ambiguous_timestamp(local);
+    match shown.offset() {
+        // What is usual otherwise, to move it on by the length of the jump, would open a window later than it says.
+        AmbiguousOffset::Gap { .. } => Some(zone.following(shown.earlier().ok()?).next()?.timestamp()),
+        AmbiguousOffset::Unambiguous { .. } | AmbiguousOffset::Fold { .. } => shown.compatible().ok(),
     }
 }
 
@@ -156,11 +167,108 @@ mod tests {
         assert_eq!(w.opens_in(at("2026-12-01T22:00:00Z"), None), 6 * 24 * HOUR);
     }
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn open(w: &SendingWindow, text: &str) -> bool {
+        w.opens_in(at(text), None) == Duration::ZERO
+    }
+
     #[test]
-    fn a_clock_change_neither_opens_early_nor_never() {
-        let w = window("02:30", "04:00", "Europe/Rome"); // 02:30 does not exist on 2027-03-28
-        let wait = w.opens_in(at("2027-03-28T00:00:00Z"), None);
-        assert!(wait >= HOUR && wait <= HOUR + HOUR / 2, "{wait:?}");
+    fn a_time_that_does_not_exist_is_the_moment_the_clocks_jump() {
+        // Rome: at 01:00 UTC 02:00 becomes 03:00.
+        let w = window("02:30", "04:00", "Europe/Rome");
+        assert_eq!(w.opens_in(at("2027-03-28T00:00:00Z"), None), HOUR);
+        assert!(open(&w, "2027-03-28T01:59:00Z") && !open(&w, "2027-03-28T02:00:00Z"));
+        let w = window("22:00", "02:30", "Europe/Rome");
+        assert!(open(&w, "2027-03-28T00:59:00Z"));
+        assert_eq!(w.opens_in(at("2027-03-28T01:00:00Z"), None), 19 * HOUR);
+        let w = window("02:30", "03:15", "Europe/Rome");
+        assert!(open(&w, "2027-03-28T01:14:00Z") && !open(&w, "2027-03-28T01:15:00Z"));
+        // Lord Howe: at 15:30 UTC 02:00 becomes 02:30.
+        let w = window("02:15", "04:00", "Australia/Lord_Howe");
+        assert_eq!(w.opens_in(at("2026-10-03T15:00:00Z"), None), 30 * MINUTE);
+        assert!(open(&w, "2026-10-03T16:59:00Z") && !open(&w, "2026-10-03T17:00:00Z"));
+    }
+
+    #[test]
+    fn a_window_within_the_jump_is_left_out_on_that_day() {
+        let w = window("02:15", "02:45", "Europe/Rome");
+        assert_eq!(w.opens_in(at("2027-03-28T00:00:00Z"), None), 24 * HOUR + 15 * MINUTE);
+        let w = window("02:05", "02:25", "Australia/Lord_Howe");
+        assert_eq!(w.opens_in(at("2026-10-03T15:00:00Z"), None), 24 * HOUR + 5 * MINUTE);
+    }
+
+    #[test]
+    fn a_time_that_comes_twice_counts_the_first_time() {
+        // Rome: at 01:00 UTC 03:00 becomes 02:00.
+        let w = window("02:30", "04:00", "Europe/Rome");
+        assert_eq!(w.opens_in(at("2026-10-25T00:00:00Z"), None), 30 * MINUTE);
+        assert!(open(&w, "2026-10-25T01:10:00Z") && open(&w, "2026-10-25T02:59:00Z"));
+        assert!(!open(&w, "2026-10-25T03:00:00Z"));
+        let w = window("22:00", "02:30", "Europe/Rome");
+        assert!(open(&w, "2026-10-25T00:29:00Z"));
+        assert_eq!(w.opens_in(at("2026-10-25T01:15:00Z"), None), 19 * HOUR + 45 * MINUTE, "not open again");
+        // Lord Howe: at 15:00 UTC 02:00 becomes 01:30.
+        let w = window("01:45", "03:00", "Australia/Lord_Howe");
+        assert_eq!(w.opens_in(at("2026-04-04T14:30:00Z"), None), 15 * MINUTE);
+        assert!(open(&w, "2026-04-04T15:10:00Z") && !open(&w, "2026-04-04T16:30:00Z"));
+    }
+
+    #[test]
+    fn a_quiet_night_is_shorter_in_spring_and_longer_in_autumn() {
+        for (zone, closes_at, night) in [
+            ("Europe/Rome", "2026-12-01T19:00:00Z", 13 * HOUR),
+            ("Europe/Rome", "2027-03-27T19:00:00Z", 12 * HOUR),
+            ("Europe/Rome", "2026-10-24T18:00:00Z", 14 * HOUR),
+            ("Australia/Lord_Howe", "2026-10-03T09:30:00Z", 12 * HOUR + 30 * MINUTE),
+            ("Australia/Lord_Howe", "2026-04-04T09:00:00Z", 13 * HOUR + 30 * MINUTE),
+        ] {
+            let w = window("09:00", "20:00", zone);
+            assert!(w.opens_in(at(closes_at).minus(MINUTE), None) == Duration::ZERO);
+            assert_eq!(w.opens_in(at(closes_at), None), night, "{zone} {closes_at}");
+        }
+    }
+
+    /// Where nothing comes twice, a window is open exactly while the clocks on the wall show a time within it.
+    #[test]
+    fn across_a_jump_a_window_is_open_when_the_clocks_on_the_wall_say_so() {
+        for (zone, around) in [
+            ("Europe/Rome", "2027-03-28T01:00:00Z"),
+            ("America/New_York", "2027-03-14T07:00:00Z"),
+            ("Australia/Lord_Howe", "2026-10-03T15:30:00Z"),
+            // Midnight itself does not exist.
+            ("America/Havana", "2027-03-14T05:00:00Z"),
+        ] {
+            let tz = TimeZone::get(zone).unwrap();
+            for (from, to) in
+                [("02:30", "04:00"), ("01:00", "02:20"), ("00:00", "00:00"), ("23:30", "00:30"), ("09:00", "20:00")]
+            {
+                let w = window(from, to, zone);
+                let (f, t) = (clock_time(from).unwrap(), clock_time(to).unwrap());
+                for n in 0..600 {
+                    let now = at(around).minus(25 * HOUR).plus(5 * MINUTE * n);
+                    let shown = now.to_timestamp().to_zoned_datetime(tz.clone()).time();
+                    let within = if f < t { f <= shown && shown < t } else { shown >= f || shown < t };
+                    assert_eq!(w.opens_in(now, None) == Duration::ZERO, within, "{zone} {from}-{to} at {now}, {shown}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_day_has_no_hole_where_the_clocks_change() {
+        for (zone, around) in [
+            ("America/Havana", "2027-03-14T05:00:00Z"),
+            ("America/Havana", "2026-11-01T05:00:00Z"),
+            ("Europe/Rome", "2026-10-25T01:00:00Z"),
+            ("Australia/Lord_Howe", "2026-04-04T15:00:00Z"),
+        ] {
+            let w = window("00:00", "00:00", zone);
+            for n in 0..600 {
+                let now = at(around).minus(25 * HOUR).plus(5 * MINUTE * n);
+                assert_eq!(w.opens_in(now, None), Duration::ZERO, "{zone} at {now}");
+            }
+        }
     }
 
     #[test]

@@ -4,18 +4,22 @@
 //! Everything random comes from one seed. What a seed fixes is the order of faults and their kinds; the machine's timing
 //! stays its own.
 
+pub mod balancer;
 pub mod books;
+pub mod clock;
+pub mod driver;
 pub mod faults;
+pub mod full_disk;
 pub mod proxy;
+pub mod report;
 pub mod sink;
 pub mod world;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::chaos::books::{Findings, Policy};
-use crate::chaos::faults::Storm;
-use crate::chaos::world::World;
+use crate::chaos::faults::{Counts, Storm, is_kill};
+use crate::chaos::world::{ATTEMPT_TIMEOUT, World};
 
 /// What a run of faults is made of.
 #[derive(Debug, Clone)]
@@ -30,6 +34,10 @@ pub struct Plan {
     pub delay: Duration,
     /// Campaigns run one after the other until so many servers were killed.
     pub kills: u64,
+    /// And until each kind of fault happened so many times; 0: kinds come as they come.
+    pub each: u64,
+    /// Whether the queue is a Redis Cluster, whose masters die.
+    pub cluster: bool,
     /// How long a server's devices stay with it when it no longer answers.
     pub lease: Duration,
     /// How long a campaign may take after the last fault was healed.
@@ -40,7 +48,7 @@ pub struct Plan {
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Faults by kind.
-    pub faults: BTreeMap<&'static str, u64>,
+    pub faults: Counts,
     /// The books of all campaigns together.
     pub findings: Findings,
     /// Campaigns.
@@ -50,37 +58,55 @@ pub struct Outcome {
 impl Outcome {
     /// Servers that were killed.
     pub fn kills(&self) -> u64 {
-        self.faults.iter().filter(|(kind, _)| kind.starts_with("kill")).map(|(_, n)| n).sum()
+        self.faults.iter().filter(|(kind, _)| is_kill(kind)).map(|(_, n)| n).sum()
+    }
+
+    /// Whether there were as many faults as the plan wants.
+    fn is_enough(&self, plan: &Plan) -> bool {
+        let each =
+            || faults::kinds(plan).into_iter().all(|kind| self.faults.get(kind).copied().unwrap_or(0) >= plan.each);
+        self.campaigns > 0 && self.kills() >= plan.kills && each()
+    }
+
+    fn end_campaign(&mut self, policy: Policy, found: Findings) {
+        let messages = found.messages;
+        self.findings.add(found);
+        self.campaigns += 1;
+        println!(
+            "campaign {}: {messages} messages, {policy:?}; {} kills and {} other faults so far, {} violations",
+            self.campaigns,
+            self.kills(),
+            self.faults.values().sum::<u64>() - self.kills(),
+            self.findings.violations.len()
+        );
     }
 }
 
-/// Runs campaigns under faults until enough servers were killed, and checks the books of each.
+/// Runs campaigns under faults until there were enough of them, or the books of a campaign are wrong.
 ///
 /// # Panics
 /// When the servers cannot be started at all, or a campaign does not end although everything is healed.
 pub async fn run(plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
     let world = World::start(plan).await;
-    while outcome.campaigns == 0 || (outcome.kills() < plan.kills && outcome.findings.violations.is_empty()) {
-        // Both policies, one after the other: what may come twice, and what must not.
-        let policy = if outcome.campaigns.is_multiple_of(2) { Policy::AtLeastOnce } else { Policy::AtMostOnce };
-        let campaign = world.launch(plan, policy, outcome.campaigns).await;
-        let storm = Storm::begin(world.clone(), plan, plan.seed.wrapping_add(u64::from(outcome.campaigns)));
-        let done = world.sent_share(&campaign, 0.9, Duration::from_secs(3600)).await;
+    while !outcome.is_enough(plan) && outcome.findings.violations.is_empty() {
+        let policy = Policy::of(outcome.campaigns);
+        let seed = plan.seed.wrapping_add(u64::from(outcome.campaigns));
+        // Before there is a campaign: making and launching one must hold, too.
+        let storm = Storm::begin(world.clone(), plan, seed, &outcome.faults);
+        let number = outcome.campaigns;
+        let campaign = world.driver.launch(plan, policy, &world.sink.url(), ATTEMPT_TIMEOUT, number).await;
+        let done = world.driver.sent_share(&campaign, 0.9, Duration::from_secs(3600)).await;
         for (kind, n) in storm.end().await {
             *outcome.faults.entry(kind).or_default() += n;
         }
         assert!(done, "the campaign did not come to nine tenths within an hour");
-        let rows = world.completed(&campaign, plan.patience).await;
-        outcome.findings.add(books::check(&world, plan, policy, &rows).await);
-        outcome.campaigns += 1;
-        println!(
-            "campaign {}: {} messages, {policy:?}, {} kills so far, {} violations",
-            outcome.campaigns,
-            rows.len(),
-            outcome.kills(),
-            outcome.findings.violations.len()
-        );
+        let rows = world.driver.completed(&campaign, plan.patience).await;
+        let found = books::check(&world.sink, &world.driver, plan, policy, &rows).await;
+        if !found.violations.is_empty() {
+            world.keep_logs(plan.seed);
+        }
+        outcome.end_campaign(policy, found);
     }
     outcome
 }
@@ -95,7 +121,7 @@ pub async fn recovery(plan: &Plan) -> Vec<Duration> {
     world.sink.be_kind(true);
     // Only what is being sent is leased: with quick answers a server has hardly a device to lose.
     world.sink.answer_after(Duration::from_millis(300));
-    let campaign = world.launch(plan, Policy::AtLeastOnce, 0).await;
+    let campaign = world.driver.launch(plan, Policy::AtLeastOnce, &world.sink.url(), ATTEMPT_TIMEOUT, 0).await;
     let mut times = Vec::new();
     for kill in 0..plan.kills {
         let node = &world.nodes[usize::try_from(kill).unwrap_or(0) % world.nodes.len()];
@@ -115,7 +141,7 @@ pub async fn recovery(plan: &Plan) -> Vec<Duration> {
         }
         node.restart().await;
     }
-    world.completed(&campaign, plan.patience).await;
+    world.driver.completed(&campaign, plan.patience).await;
     times.sort_unstable();
     times
 }

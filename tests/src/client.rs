@@ -35,12 +35,27 @@ impl Client {
 
     /// Any request with any body.
     pub async fn send(&self, method: Method, path: &str, kind: &str, body: Bytes) -> anyhow::Result<(u16, Value)> {
-        let request = Request::builder()
+        self.send_keyed(method, path, kind, body, None).await
+    }
+
+    /// Any request with any body and an idempotency key.
+    pub async fn send_keyed(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+        key: Option<&str>,
+    ) -> anyhow::Result<(u16, Value)> {
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
             .header("authorization", format!("Bearer {}", self.token))
-            .header("content-type", kind)
-            .body(Full::new(body))?;
+            .header("content-type", kind);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request.body(Full::new(body))?;
         let answer = self.hyper.request(request).await?;
         let status = answer.status().as_u16();
         let bytes = answer.into_body().collect().await?.to_bytes();

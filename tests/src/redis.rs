@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Writes everything to disk, so that it survives [`Server::kill`].
     pub append_only: bool,
-    /// Is a node of a cluster.
-    cluster: bool,
+    /// Is a node of a cluster, which takes another for dead that was silent for so many milliseconds; 0: of none.
+    node_timeout_ms: u32,
 }
 
 impl Options {
@@ -144,6 +144,18 @@ impl Server {
         cmd.query_async(&mut connection).await.expect("an answer")
     }
 
+    /// The same, of a server that may be away.
+    async fn try_command(&self, words: &[&str]) -> Option<redis::Value> {
+        self.running.as_ref()?;
+        let mut connection = self.connect().await.ok()?;
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
+    }
+
+    /// What it says about its part in the replication; `None` when it is away.
+    async fn replication(&self) -> Option<String> {
+        redis::from_redis_value(self.try_command(&["INFO", "replication"]).await?).ok()
+    }
+
     async fn connect(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
         redis::Client::open(self.url())?.get_multiplexed_async_connection().await
     }
@@ -156,9 +168,11 @@ impl Server {
         command.args(["--save", "", "--maxmemory-policy", "noeviction", "--loglevel", "warning"]);
         command.args(["--appendonly", if self.options.append_only { "yes" } else { "no" }]);
         command.args(["--appendfsync", "always"]);
-        if self.options.cluster {
+        if self.options.node_timeout_ms > 0 {
             command.args(["--cluster-enabled", "yes", "--cluster-port", &self.bus_port.to_string()]);
-            command.args(["--cluster-node-timeout", "3000"]);
+            command.args(["--cluster-node-timeout", &self.options.node_timeout_ms.to_string()]);
+            // However long a replica did not hear its master: old data are better than none here.
+            command.args(["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"]);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut keeper = command.spawn().expect("a shell");
@@ -199,20 +213,42 @@ impl Running {
     }
 }
 
-/// Three masters that share the slots.
+/// How soon the nodes of a cluster with replicas take another for dead.
+const REPLICATED_TIMEOUT_MS: u32 = 1_000;
+/// The slots of the masters.
+const SLOTS: [[&str; 2]; 3] = [["0", "5460"], ["5461", "10922"], ["10923", "16383"]];
+
+/// Three masters that share the slots, and as many replicas if any.
 pub struct Cluster {
     /// Its nodes.
     pub nodes: Vec<Server>,
 }
 
 impl Cluster {
-    /// Starts the nodes, joins them, and waits until each of them says that the cluster is whole.
+    /// Starts three masters, joins them, and waits until each of them says that the cluster is whole.
     pub async fn start() -> Self {
-        let mut nodes = Vec::new();
-        for _ in 0..3 {
-            nodes.push(Server::start(Options { cluster: true, ..Options::default() }).await);
+        Self::join(3, 3_000).await
+    }
+
+    /// Starts three masters, each with a replica that takes over about two seconds after its master's death.
+    pub async fn replicated() -> Self {
+        let cluster = Self::join(6, REPLICATED_TIMEOUT_MS).await;
+        let (masters, replicas) = cluster.nodes.split_at(SLOTS.len());
+        for (master, replica) in masters.iter().zip(replicas) {
+            let id: String = redis::from_redis_value(master.command(&["CLUSTER", "MYID"]).await).expect("an id");
+            replica.command(&["CLUSTER", "REPLICATE", &id]).await;
         }
-        for (node, slots) in nodes.iter().zip([["0", "5460"], ["5461", "10922"], ["10923", "16383"]]) {
+        cluster.until_whole().await;
+        cluster.until_replicated().await;
+        cluster
+    }
+
+    async fn join(count: usize, node_timeout_ms: u32) -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            nodes.push(Server::start(Options { node_timeout_ms, ..Options::default() }).await);
+        }
+        for (node, slots) in nodes.iter().zip(SLOTS) {
             node.command(&["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]]).await;
         }
         for node in &nodes[1..] {
@@ -233,7 +269,7 @@ impl Cluster {
                     redis::from_redis_value(node.command(&["CLUSTER", "INFO"]).await).expect("CLUSTER INFO");
                 if info.contains("cluster_state:ok")
                     && info.contains("cluster_slots_ok:16384")
-                    && info.contains("cluster_known_nodes:3")
+                    && info.contains(&format!("cluster_known_nodes:{}", self.nodes.len()))
                 {
                     break;
                 }
@@ -254,6 +290,55 @@ impl Cluster {
         for node in &self.nodes {
             node.flush().await;
         }
+    }
+
+    /// Drops all data of all masters, and so of their replicas.
+    pub async fn flush_masters(&self) {
+        for n in self.masters().await {
+            self.nodes[n].flush().await;
+        }
+    }
+
+    /// The places of the nodes that are masters now.
+    pub async fn masters(&self) -> Vec<usize> {
+        let mut masters = Vec::new();
+        for (n, node) in self.nodes.iter().enumerate() {
+            if node.replication().await.is_some_and(|told| told.contains("role:master")) {
+                masters.push(n);
+            }
+        }
+        masters
+    }
+
+    /// Waits until there are as many masters as there were first and every other node has a copy of its master's data.
+    pub async fn until_replicated(&self) {
+        crate::wait::eventually("each master has its replica", PATIENCE, || async {
+            let mut masters = 0;
+            for node in &self.nodes {
+                let Some(told) = node.replication().await else { return false };
+                if told.contains("role:master") {
+                    masters += 1;
+                } else if !told.contains("master_link_status:up") || told.contains("master_sync_in_progress:1") {
+                    return false;
+                }
+            }
+            masters == SLOTS.len()
+        })
+        .await;
+    }
+
+    /// Kills a master with SIGKILL and waits until its replica has taken its slots over.
+    pub async fn kill_master(&mut self, n: usize) {
+        self.nodes[n].kill();
+        let left = &*self;
+        crate::wait::eventually("a replica has taken over", PATIENCE, || async {
+            let masters = left.masters().await;
+            let Some(first) = masters.first() else { return false };
+            let told = left.nodes[*first].try_command(&["CLUSTER", "INFO"]).await;
+            let info: String = told.and_then(|told| redis::from_redis_value(told).ok()).unwrap_or_default();
+            masters.len() == SLOTS.len() && info.contains("cluster_state:ok")
+        })
+        .await;
     }
 }
 

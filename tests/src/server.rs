@@ -23,12 +23,14 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// Where it listens.
     pub port: u16,
+    /// The folder of its log; the data folder when absent.
+    pub logs: Option<PathBuf>,
 }
 
 impl Setup {
     /// SQLite and the in-process queue in `data`; loopback is open to senders where `sinks` listen.
     pub fn embedded(data: &Path, sinks: &[u16]) -> Self {
-        let setup = Self { data: data.to_owned(), env: Vec::new(), port: free_port() };
+        let setup = Self { data: data.to_owned(), env: Vec::new(), port: free_port(), logs: None };
         setup
             .with("CARILLON_ALLOW_EGRESS", sinks.iter().map(|p| format!("127.0.0.1:{p}")).collect::<Vec<_>>().join(","))
     }
@@ -85,8 +87,9 @@ impl Setup {
         Server { child, client: Client::new(self.port, TOKEN), setup: self.clone() }
     }
 
-    fn log_file(&self) -> PathBuf {
-        self.data.join(format!("server-{}.log", self.port))
+    /// Where its log is.
+    pub fn log_file(&self) -> PathBuf {
+        self.logs.as_ref().unwrap_or(&self.data).join(format!("server-{}.log", self.port))
     }
 }
 
@@ -118,6 +121,11 @@ impl Server {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().ok().flatten().is_some()
     }
 
     /// SIGKILL, at once.

@@ -42,7 +42,7 @@ impl Part {
 pub(super) struct Readiness {
     /// Whether all parts can be used.
     pub ready: bool,
-    /// The store: it answers, and its migrations are done.
+    /// The store: it answers, it took the last heartbeat, and its migrations are done.
     pub store: Part,
     /// The queue.
     pub queue: Part,
@@ -69,6 +69,10 @@ pub(super) async fn readyz(State(core): State<Core>) -> Response {
 }
 
 async fn store(core: &Core) -> Part {
+    // Reading says nothing about writing: a disk may be full.
+    if let Some(trouble) = *core.store_trouble.read() {
+        return Part::away(trouble);
+    }
     // Not its clock: an embedded store tells the time without looking at the database.
     match tokio::time::timeout(ANSWERS_IN, core.store.revisions()).await {
         Ok(Ok(_)) => Part::well(),

@@ -105,6 +105,12 @@ impl Sqlite {
                 .idle_timeout(None)
                 .max_lifetime(None)
                 .test_before_acquire(false)
+                // On a full disk and on I/O errors SQLite ends the transaction by itself. The library does not hear of that:
+                // its ROLLBACK fails, and it would refuse every transaction to come.
+                .before_acquire(|connection, _| {
+                    let usable = !connection.is_in_transaction();
+                    Box::pin(async move { Ok(usable) })
+                })
         };
         let writer = pool(1).connect_with(options.clone()).await?;
         let readers =

@@ -54,6 +54,7 @@ impl Dashboard {
             config: Arc::new(Config { data: data.path().to_owned(), ..Config::default() }),
             metrics: Arc::new(Metrics::new()),
             hosts: Arc::default(),
+            store_trouble: Arc::default(),
         };
         for (name, secret, scopes) in [
             ("admin", SECRET, &["admin"][..]),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::chaos::Plan;
+use crate::chaos::driver::{Driver, Row};
 use crate::chaos::sink::{Arrival, Manner, Sink};
-use crate::chaos::world::{Row, World};
 
 /// The store keeps whole milliseconds, and the answer is noted a moment before it leaves.
 const GRAIN: Duration = Duration::from_millis(2);
@@ -21,6 +21,13 @@ pub enum Policy {
     AtLeastOnce,
     /// Leaves it to a person.
     AtMostOnce,
+}
+
+impl Policy {
+    /// Both, one after the other: what may come twice, and what must not.
+    pub fn of(campaign: u32) -> Self {
+        if campaign.is_multiple_of(2) { Self::AtLeastOnce } else { Self::AtMostOnce }
+    }
 }
 
 /// What the books say.
@@ -38,6 +45,11 @@ pub struct Findings {
     pub gaps: u64,
     /// First attempts that came after the first attempt of a later message of their device.
     pub overtaken: u64,
+    /// Requests by the version of the template plugin that made their text: `old` or `new`.
+    pub made_by: BTreeMap<String, u64>,
+    /// How long after a server was killed in the middle of a send the device of that send was sending again, whatever else
+    /// was disturbed meanwhile.
+    pub recovered: Vec<Duration>,
     /// What must not be.
     pub violations: Vec<String>,
 }
@@ -53,6 +65,10 @@ impl Findings {
         for (state, n) in other.states {
             *self.states.entry(state).or_default() += n;
         }
+        for (version, n) in other.made_by {
+            *self.made_by.entry(version).or_default() += n;
+        }
+        self.recovered.extend(other.recovered);
         self.violations.extend(other.violations);
     }
 
@@ -64,8 +80,8 @@ impl Findings {
 }
 
 /// Checks a campaign that is completed, and empties the sink.
-pub async fn check(world: &World, plan: &Plan, policy: Policy, rows: &[Row]) -> Findings {
-    let arrivals = world.sink.take();
+pub async fn check(sink: &Sink, driver: &Driver, plan: &Plan, policy: Policy, rows: &[Row]) -> Findings {
+    let arrivals = sink.take();
     let mut found = Findings { messages: rows.len() as u64, requests: arrivals.len() as u64, ..Findings::default() };
     let mut by_message: HashMap<&str, Vec<&Arrival>> = HashMap::new();
     for arrival in &arrivals {
@@ -81,15 +97,23 @@ pub async fn check(world: &World, plan: &Plan, policy: Policy, rows: &[Row]) -> 
     for row in rows {
         *found.states.entry(row.status.clone()).or_default() += 1;
         let requests = by_message.get(row.id.as_str()).map_or(&[] as &[_], Vec::as_slice);
-        message(world, policy, row, requests, &mut found).await;
+        message(driver, policy, row, requests, &mut found).await;
     }
-    for (device, arrivals) in Sink::by_device(&arrivals) {
+    for arrival in &arrivals {
+        *found.made_by.entry(arrival.made_by.clone()).or_default() += 1;
+    }
+    let by_device = Sink::by_device(&arrivals);
+    for (device, struck_at) in sink.take_struck() {
+        let sends = by_device.get(device.as_str()).map_or(&[] as &[_], Vec::as_slice);
+        found.recovered.extend(sends.iter().find(|a| a.at > struck_at).map(|next| next.at - struck_at));
+    }
+    for (device, arrivals) in by_device {
         in_turn(device, &arrivals, plan.delay, &mut found);
     }
     found
 }
 
-async fn message(world: &World, policy: Policy, row: &Row, requests: &[&Arrival], found: &mut Findings) {
+async fn message(driver: &Driver, policy: Policy, row: &Row, requests: &[&Arrival], found: &mut Findings) {
     let taken = requests.iter().filter(|a| a.manner.takes()).count();
     match (row.status.as_str(), policy) {
         ("sent", _) if taken == 0 => found.wrong(format!("{}: sent, and the sink never took it", row.id)),
@@ -107,7 +131,7 @@ async fn message(world: &World, policy: Policy, row: &Row, requests: &[&Arrival]
         return;
     }
     // Each time but the one that counts must have left an attempt that says that nobody knows.
-    let kept = world.get(&format!("/api/v1/messages/{}", row.id)).await;
+    let kept = driver.get(&format!("/api/v1/messages/{}", row.id)).await;
     let doubtful = doubtful(&kept);
     let open = requests.iter().filter(|a| a.manner.takes() && !doubtful.contains(&a.attempt)).count();
     let counts = usize::from(row.status == "sent");

@@ -73,16 +73,30 @@ pub struct Arrival {
     pub ended_at: Instant,
     /// What the sink did with it.
     pub manner: Manner,
+    /// Its first word: which version of the template plugin made it.
+    pub made_by: String,
 }
 
-/// Called with the address of a request's sender when the request is on disk; `true`: do not answer it.
-type Trap = Box<dyn Fn(SocketAddr) -> bool + Send>;
+/// What becomes of a request that is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sprung {
+    /// It is answered as if there were no trap.
+    No,
+    /// Its server dies when the answer has left.
+    AfterAnswer,
+    /// Its server is dead; nobody waits for an answer.
+    Now,
+}
+
+/// Called with the address of a request's sender when the request is on disk.
+type Trap = Box<dyn Fn(SocketAddr) -> Sprung + Send>;
 
 struct Shared {
     arrivals: Mutex<Vec<Arrival>>,
     rng: Mutex<StdRng>,
     disk: mpsc::UnboundedSender<(String, oneshot::Sender<()>)>,
     trap: Mutex<Option<Trap>>,
+    struck: Mutex<Vec<(String, Instant)>>,
     calm: AtomicBool,
     wait_ms: AtomicU64,
 }
@@ -112,6 +126,7 @@ impl Sink {
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             disk: write_down(File::create(file).expect("the ledger can be made")),
             trap: Mutex::default(),
+            struck: Mutex::default(),
             calm: false.into(),
             wait_ms: 0.into(),
         });
@@ -135,8 +150,8 @@ impl Sink {
         self.shared.calm.store(kind, Ordering::Relaxed);
     }
 
-    /// Springs when a request is on disk and not answered yet, until it says `true` once.
-    pub fn set_trap(&self, trap: impl Fn(SocketAddr) -> bool + Send + 'static) {
+    /// Springs when a request is on disk and not answered yet, once.
+    pub fn set_trap(&self, trap: impl Fn(SocketAddr) -> Sprung + Send + 'static) {
         *self.shared.trap.lock() = Some(Box::new(trap));
     }
 
@@ -148,6 +163,11 @@ impl Sink {
     /// Takes every request so far, in order of arrival.
     pub fn take(&self) -> Vec<Arrival> {
         std::mem::take(&mut *self.shared.arrivals.lock())
+    }
+
+    /// Takes the devices whose server a trap killed so far, and when.
+    pub fn take_struck(&self) -> Vec<(String, Instant)> {
+        std::mem::take(&mut *self.shared.struck.lock())
     }
 
     /// Every request so far, by device, each in order of arrival.
@@ -214,15 +234,20 @@ async fn answer(
     let line = format!("{message}\t{key}\t{device}\t{attempt}\t{manner:?}\n");
     let index = {
         let mut arrivals = shared.arrivals.lock();
-        arrivals.push(Arrival { message: message.clone(), device, attempt, at, ended_at: at, manner });
+        let made_by = text("text").split(' ').next().unwrap_or_default().to_owned();
+        let device = device.clone();
+        arrivals.push(Arrival { message: message.clone(), device, attempt, at, ended_at: at, manner, made_by });
         arrivals.len() - 1
     };
     let open = Open { shared: shared.clone(), index };
     let (written, on_disk) = oneshot::channel();
     shared.disk.send((line, written))?;
     on_disk.await?;
-    let sprung = shared.trap.lock().as_ref().is_some_and(|trap| trap(from));
-    if sprung {
+    let sprung = shared.trap.lock().as_ref().map_or(Sprung::No, |trap| trap(from));
+    if sprung != Sprung::No {
+        shared.struck.lock().push((device, Instant::now()));
+    }
+    if sprung == Sprung::Now {
         *shared.trap.lock() = None;
         return Err("the trap sprang".into());
     }

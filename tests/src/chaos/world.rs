@@ -1,20 +1,20 @@
-//! Three servers, each with proxies of its own to the database and the queue, and the sink they all send to.
+//! Three servers behind the load balancer, each with a wall clock of its own and proxies of its own to the database and the
+//! queue, and the sink they all send to.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::Method;
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::chaos::Plan;
-use crate::chaos::books::Policy;
+use crate::chaos::balancer::Balancer;
+use crate::chaos::clock::{self, MOST_OFF, WallClock};
+use crate::chaos::driver::Driver;
 use crate::chaos::proxy::Proxy;
 use crate::chaos::sink::Sink;
 use crate::client::Client;
@@ -25,20 +25,24 @@ use crate::server::{Server, Setup, TOKEN};
 /// Servers of a world.
 pub const SERVERS: usize = 3;
 /// How long the campaigns' sender waits for an answer: a sink that hangs must not hold a device for long.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one attempt may take in all.
-const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A server and what is between it and the others.
 pub struct Node {
     setup: Setup,
     running: Mutex<Option<Server>>,
     pid: AtomicU32,
+    client: Client,
+    /// Held by who disturbs it for longer than a moment.
+    pub busy: Mutex<()>,
+    /// Its wall clock.
+    pub clock: WallClock,
     /// To the database.
     pub sql: Proxy,
-    /// To the queue.
-    pub queue: Proxy,
-    client: Client,
+    /// To the queue; the nodes of a cluster are reached without.
+    pub queue: Option<Proxy>,
 }
 
 impl Node {
@@ -93,6 +97,14 @@ pub fn signal(pid: u32, signal: &str) {
     }
 }
 
+/// What the servers have for a queue.
+pub enum Queue {
+    /// One Redis.
+    Single(redis::Server),
+    /// A Redis Cluster, each master with a replica.
+    Cluster(redis::Cluster),
+}
+
 /// Everything.
 pub struct World {
     /// The servers.
@@ -101,158 +113,63 @@ pub struct World {
     pub postgres: Postgres,
     /// The database.
     pub database: String,
-    /// The queue's server.
-    pub redis: Mutex<redis::Server>,
+    /// The queue.
+    pub queue: Mutex<Queue>,
     /// Where messages go to.
     pub sink: Sink,
-    turn: AtomicUsize,
-    _data: TempDir,
-}
-
-/// A message as the API shows it.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// Its id.
-    pub id: String,
-    /// Its state.
-    pub status: String,
-    /// Its last attempt.
-    pub attempt: u64,
+    /// What a customer's program would be.
+    pub driver: Driver,
+    _balancer: Balancer,
+    data: TempDir,
 }
 
 impl World {
-    /// Starts everything, with devices and an audience.
+    /// Starts everything, with the devices and the audience of a plan. The servers' clocks are minutes apart.
     ///
     /// # Panics
     /// When something does not start.
     pub async fn start(plan: &Plan) -> Arc<Self> {
-        let data = tempfile::tempdir().expect("a folder");
-        let sink = Sink::start(&data.path().join("ledger.tsv"), plan.seed).await;
-        let redis = redis::Server::start(Options::durable()).await;
+        let data = tempfile::Builder::new().prefix("carillon-chaos-").tempdir().expect("a temporary folder");
+        let sink = Sink::start(&data.path().join("ledger"), plan.seed).await;
+        let queue = if plan.cluster {
+            Queue::Cluster(redis::Cluster::replicated().await)
+        } else {
+            Queue::Single(redis::Server::start(Options::durable()).await)
+        };
         let postgres = Postgres::start().expect("PostgreSQL starts");
         let database = postgres.database().await;
         let mut nodes = Vec::new();
         for n in 0..SERVERS {
-            nodes.push(node(data.path(), n, plan, &sink, &postgres, &database, &redis).await);
+            nodes.push(node(data.path(), n, plan, &sink, &postgres, &database, &queue).await);
         }
-        let world =
-            Self { nodes, postgres, database, redis: Mutex::new(redis), sink, turn: AtomicUsize::new(0), _data: data };
-        for node in &world.nodes {
+        for (node, off) in nodes.iter().zip([MOST_OFF, -MOST_OFF, 0]) {
+            node.clock.step(off);
             node.restart().await;
             assert!(node.until_ready(Duration::from_secs(60)).await, "a server does not become ready");
+            clock::until_off(node.setup.port, off).await;
         }
-        world.fill(plan).await;
-        Arc::new(world)
+        let ports: Vec<u16> = nodes.iter().map(|node| node.setup.port).collect();
+        let balancer = Balancer::start(data.path(), &ports).await;
+        let driver = Driver::new(balancer.port);
+        driver.fill(plan).await;
+        let queue = Mutex::new(queue);
+        Arc::new(Self { nodes, postgres, database, queue, sink, driver, _balancer: balancer, data })
     }
 
-    async fn fill(&self, plan: &Plan) {
-        let devices: Vec<Value> =
-            (0..plan.devices).map(|n| json!({"id": format!("dev-{n}"), "channel": "sms", "tags": ["eu"]})).collect();
-        for page in devices.chunks(1_000) {
-            self.call(Method::POST, "/api/v1/devices", "application/json", json!(page).to_string()).await;
-        }
-        let mut csv = String::from("address,name\n");
-        for n in 0..plan.messages {
-            csv.push_str(&format!("+1555{n:07},Name {n}\n"));
-        }
-        self.call(Method::PUT, "/api/v1/audiences/customers", "text/csv", csv).await;
-    }
-
-    /// Makes a campaign and launches it; returns its id.
-    pub async fn launch(&self, plan: &Plan, policy: Policy, number: u32) -> String {
-        let delay = u64::try_from(plan.delay.as_millis()).unwrap_or(u64::MAX);
-        let spec = json!({
-            "name": format!("storm {number}"), "audience": "customers", "devices": {"tag": "eu"},
-            "template": {"plugin": "jinja", "config": {"text": "Hello {{ name }}"}},
-            "delay": {"plugin": "uniform", "config": {"min_ms": delay, "max_ms": delay}},
-            "sender": {"plugin": "webhook",
-                       "config": {"url": self.sink.url(), "timeout_ms": ATTEMPT_TIMEOUT.as_millis(), "on_5xx": "transient"}},
-            "delivery": match policy { Policy::AtLeastOnce => "at_least_once", Policy::AtMostOnce => "at_most_once" },
-            "retry": {"max_attempts": 50, "base_ms": 50, "max_ms": 1_000}
+    /// Copies the servers' logs, the load balancer's and the ledger to a folder that stays, and says where it is.
+    pub fn keep_logs(&self, seed: u64) {
+        let kept = std::env::temp_dir().join(format!("carillon-chaos-{seed}"));
+        let folder = self.data.path();
+        let logs = self.nodes.iter().map(|node| node.setup.log_file());
+        let files = logs.chain(["ledger", "haproxy.log"].map(|name| folder.join(name)));
+        let copied = std::fs::create_dir_all(&kept).and_then(|()| {
+            for (n, file) in files.enumerate() {
+                let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                std::fs::copy(&file, kept.join(format!("{n}-{name}")))?;
+            }
+            Ok(())
         });
-        let made = self.call(Method::POST, "/api/v1/campaigns", "application/json", spec.to_string()).await;
-        let id = made["id"].as_str().expect("an id").to_owned();
-        self.call(Method::POST, &format!("/api/v1/campaigns/{id}/launch"), "application/json", "{}".to_owned()).await;
-        id
-    }
-
-    /// Waits until this share of a campaign's messages is final; `false`: not in time.
-    pub async fn sent_share(&self, campaign: &str, share: f64, at_most: Duration) -> bool {
-        let end = Instant::now() + at_most;
-        while Instant::now() < end {
-            if let Some(view) = self.try_get(&format!("/api/v1/campaigns/{campaign}")).await {
-                let count = |name: &str| view["counts"][name].as_f64().unwrap_or(0.0);
-                let all: f64 = view["counts"].as_object().map_or(0.0, |c| c.values().filter_map(Value::as_f64).sum());
-                if all > 0.0
-                    && view["status"] != "expanding"
-                    && all - count("pending") - count("processing") >= share * all
-                {
-                    return true;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        false
-    }
-
-    /// Waits until a campaign is completed; returns its messages.
-    ///
-    /// # Panics
-    /// When it is not completed in time; says how it stands.
-    pub async fn completed(&self, campaign: &str, at_most: Duration) -> Vec<Row> {
-        let path = format!("/api/v1/campaigns/{campaign}");
-        let end = Instant::now() + at_most;
-        loop {
-            let view = self.get(&path).await;
-            if view["status"] == "completed" {
-                break;
-            }
-            assert!(Instant::now() < end, "the campaign is not completed in time: {view}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let mut rows = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let page = self.get(&format!("{path}/messages?limit=1000{cursor}")).await;
-            for item in page["items"].as_array().expect("items") {
-                rows.push(Row {
-                    id: item["id"].as_str().expect("an id").to_owned(),
-                    status: item["status"].as_str().expect("a status").to_owned(),
-                    attempt: item["attempt"].as_u64().unwrap_or(0),
-                });
-            }
-            match page["next_cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return rows,
-            }
-        }
-    }
-
-    /// A GET that is repeated at other servers until one answers.
-    pub async fn get(&self, path: &str) -> Value {
-        for _ in 0..300 {
-            if let Some(value) = self.try_get(path).await {
-                return value;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("no server answers GET {path}");
-    }
-
-    async fn try_get(&self, path: &str) -> Option<Value> {
-        let node = &self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % SERVERS];
-        let asked = tokio::time::timeout(Duration::from_secs(10), node.client.get(path)).await;
-        match asked {
-            Ok(Ok((200, value))) => Some(value),
-            _ => None,
-        }
-    }
-
-    async fn call(&self, method: Method, path: &str, kind: &str, body: String) -> Value {
-        let (status, value) =
-            self.nodes[0].client.send(method, path, kind, Bytes::from(body)).await.expect("the server answers");
-        assert!((200..300).contains(&status), "{path}: {status} {value}");
-        value
+        println!("the logs of the servers are in {}: {copied:?}", kept.display());
     }
 
     /// Which server has the connection that comes from this port.
@@ -279,15 +196,22 @@ async fn node(
     sink: &Sink,
     postgres: &Postgres,
     database: &str,
-    redis: &redis::Server,
+    queue: &Queue,
 ) -> Node {
     let folder = data.join(format!("server-{n}"));
     std::fs::create_dir(&folder).expect("a folder");
-    let sql = Proxy::start(postgres.port()).await;
-    let queue = Proxy::start(redis.port()).await;
     let through = |url: &str, from: u16, to: u16| url.replace(&format!(":{from}"), &format!(":{to}"));
+    let sql = Proxy::start(postgres.port()).await;
     let store = through(database, postgres.port(), sql.port);
-    let setup = Setup::cluster(&folder, &store, &through(&redis.url(), redis.port(), queue.port), &[sink.port])
+    let (queue_url, queue) = match queue {
+        Queue::Single(redis) => {
+            let line = Proxy::start(redis.port()).await;
+            (through(&redis.url(), redis.port(), line.port), Some(line))
+        }
+        // Its nodes name each other by their own ports.
+        Queue::Cluster(cluster) => (cluster.url(), None),
+    };
+    let setup = Setup::cluster(&folder, &store, &queue_url, &[sink.port])
         .with("CARILLON_LEASE_MS", plan.lease.as_millis().to_string())
         .with("CARILLON_SEND_TIMEOUT_MS", SEND_TIMEOUT.as_millis().to_string())
         .with("CARILLON_HEARTBEAT_MS", "200")
@@ -295,6 +219,9 @@ async fn node(
         .with("CARILLON_TRIGGER_INTERVAL_MS", "1000")
         .with("CARILLON_RECOVERY_INTERVAL_MS", "2000")
         .with("CARILLON_LOG", "warn");
+    let clock = WallClock::new(folder.join("clock"));
+    let setup = clock.on(setup);
     let client = Client::new(setup.port, TOKEN);
-    Node { setup, running: Mutex::default(), pid: AtomicU32::new(0), sql, queue, client }
+    let (running, pid, busy) = (Mutex::default(), AtomicU32::new(0), Mutex::default());
+    Node { setup, running, pid, client, busy, clock, sql, queue }
 }

@@ -116,6 +116,7 @@ impl Api {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
             hosts: Arc::default(),
+            store_trouble: Arc::default(),
         };
         core.plugins.ensure_first_party(&*core.store, core.clock.now()).await.unwrap();
         assert_eq!(tokens::ensure_admin_token(&core).await.unwrap(), None);

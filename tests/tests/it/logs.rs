@@ -76,9 +76,9 @@ async fn passwords_in_urls_are_not_in_the_log() {
         ("CARILLON_QUEUE", "redis://me:swordfish@127.0.0.1:1/0"),
     ] {
         let data = tempfile::tempdir().expect("a folder");
-        let setup = Setup { data: data.path().to_owned(), env: Vec::new(), port: free_port() };
+        let setup = Setup { data: data.path().to_owned(), env: Vec::new(), port: free_port(), logs: None };
         let server = setup.with("CARILLON_LOG", "debug,carillon=trace").with(name, url).spawn();
-        eventually("it says what it waits for", PATIENCE, || async { server.log().contains("is away") }).await;
+        eventually("it says what it waits for", PATIENCE, || async { server.log().contains("waiting for it") }).await;
         assert!(!server.log().contains("swordfish"), "{}", server.log());
         let (status, waits) = server.client.get("/readyz").await.expect("an answer");
         assert!(status == 503 && !waits.to_string().contains("swordfish"), "{waits}");

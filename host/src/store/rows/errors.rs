@@ -59,6 +59,17 @@ pub fn lost_to_another(error: &StoreError) -> bool {
     })
 }
 
+/// Whether it was refused because there is no room on the database's disk.
+pub fn disk_full(error: &StoreError) -> bool {
+    database_error(error).is_some_and(|db| {
+        let code = db.code().unwrap_or_default();
+        match db.try_downcast_ref::<PgDatabaseError>() {
+            Some(_) => code == "53100",
+            None => code.parse::<i32>().is_ok_and(|c| c & 0xff == 13),
+        }
+    })
+}
+
 /// A row that breaks the store's own rules.
 pub fn broken(what: impl std::fmt::Display) -> StoreError {
     StoreError::Internal(anyhow::anyhow!("the store holds {what} that does not read"))

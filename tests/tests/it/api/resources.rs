@@ -278,6 +278,13 @@ async fn the_pages_that_watch_a_server() {
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert_eq!(answer.header("x-request-id").map(str::len), Some(36));
 
+    // Reading goes on while nothing can be written.
+    *api.core.store_trouble.write() = Some("the store's disk is full");
+    let full = api.send("GET", "/readyz", &[], "").await.expect_not_ready();
+    assert_eq!(full["store"], json!({"ok": false, "problems": ["the store's disk is full"]}));
+    *api.core.store_trouble.write() = None;
+    api.send("GET", "/readyz", &[], "").await.expect(200);
+
     api.core.store.close().await;
     let away = api.send("GET", "/readyz", &[], "").await.expect_not_ready();
     assert_eq!((&away["store"]["ok"], &away["queue"]["ok"]), (&json!(false), &json!(true)));
