@@ -43,8 +43,6 @@ pub struct Findings {
     pub explained: u64,
     /// Gaps between two sends of a device that were measured.
     pub gaps: u64,
-    /// First attempts that came after the first attempt of a later message of their device.
-    pub overtaken: u64,
     /// Requests by the version of the template plugin that made their text: `old` or `new`.
     pub made_by: BTreeMap<String, u64>,
     /// How long after a server was killed in the middle of a send the device of that send was sending again, whatever else
@@ -61,7 +59,6 @@ impl Findings {
         self.requests += other.requests;
         self.explained += other.explained;
         self.gaps += other.gaps;
-        self.overtaken += other.overtaken;
         for (state, n) in other.states {
             *self.states.entry(state).or_default() += n;
         }
@@ -168,9 +165,13 @@ fn in_turn(device: &str, arrivals: &[&Arrival], delay: Duration, found: &mut Fin
         }
         found.gaps += 1;
     }
-    let first: Vec<u64> = arrivals.iter().filter(|a| a.attempt == 1).filter_map(|a| a.message.parse().ok()).collect();
-    // A message whose begin was never answered is given back, and may be behind those that were queued meanwhile.
-    found.overtaken += first.windows(2).filter(|pair| pair[0] > pair[1]).count() as u64;
+    let first: Vec<&Arrival> = arrivals.iter().filter(|a| a.attempt == 1).copied().collect();
+    for pair in first.windows(2) {
+        let number = |a: &Arrival| a.message.parse::<u64>().ok();
+        if number(pair[0]) > number(pair[1]) {
+            found.wrong(format!("{device}: overtaken: {}", told(pair)));
+        }
+    }
 }
 
 fn told(arrivals: &[&Arrival]) -> String {

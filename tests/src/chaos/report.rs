@@ -19,8 +19,8 @@ pub fn markdown(outcome: &Outcome, seed: u64, took: Duration) -> String {
     let _always = writeln!(
         text,
         "\n| seed | minutes | campaigns, messages | ended as | requests | servers killed | other faults | doubled, each with its \
-         reason | violations | overtaken |\n|---|---|---|---|---|---|---|---|---|---|\n\
-         | {seed} | {:.1} | {}, {} | {} | {} | {} | {others} | {} | {} | {} |",
+         reason | violations |\n|---|---|---|---|---|---|---|---|---|\n\
+         | {seed} | {:.1} | {}, {} | {} | {} | {} | {others} | {} | {} |",
         took.as_secs_f64() / 60.0,
         outcome.campaigns,
         found.messages,
@@ -29,7 +29,6 @@ pub fn markdown(outcome: &Outcome, seed: u64, took: Duration) -> String {
         outcome.kills(),
         found.explained,
         found.violations.len(),
-        found.overtaken,
     );
     let mut recovered = found.recovered.clone();
     recovered.sort_unstable();

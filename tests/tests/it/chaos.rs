@@ -28,7 +28,6 @@ async fn nothing_is_lost_or_doubled_in_a_storm() {
     .await;
     println!("{outcome:#?}");
     assert!(outcome.findings.violations.is_empty(), "seed {seed}: {:#?}", outcome.findings.violations);
-    assert!(outcome.findings.overtaken <= 2, "seed {seed}: {} messages out of order", outcome.findings.overtaken);
     assert!(outcome.findings.gaps > 1_000 && outcome.kills() > 0, "the storm was none");
 }
 
