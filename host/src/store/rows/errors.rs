@@ -25,6 +25,9 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
         E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
+        // What ends in the middle of a conversation, as of a database that is killed while it is called, reads as one that
+        // breaks the protocol.
+        E::Protocol(_) => true,
         E::Database(db) => {
             let code = db.code().unwrap_or_default();
             if db.try_downcast_ref::<PgDatabaseError>().is_some() {
@@ -73,4 +76,28 @@ pub fn disk_full(error: &StoreError) -> bool {
 /// A row that breaks the store's own rules.
 pub fn broken(what: impl std::fmt::Display) -> StoreError {
     StoreError::Internal(anyhow::anyhow!("the store holds {what} that does not read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_conversation_that_breaks_off_may_go_on_later() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let broken = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 8]).await.unwrap();
+            stream.write_all(&[0]).await.unwrap();
+        });
+        let url = format!("postgres://carillon@127.0.0.1:{port}/carillon");
+        let error = sqlx::PgConnection::connect(&url).await.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Protocol(_)), "{error:?}");
+        assert!(matches!(StoreError::from(error), StoreError::Unavailable(_)));
+        broken.await.unwrap();
+    }
 }
