@@ -33,6 +33,7 @@ pub mod plugins;
 pub mod processor;
 pub mod queue;
 pub mod recovery;
+pub mod resolution;
 pub mod sampler;
 pub mod sequence;
 pub mod store;
