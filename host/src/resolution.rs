@@ -102,6 +102,9 @@ pub enum ResolveAs {
 }
 
 impl ResolveAs {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Sent, Self::Failed, Self::Retry];
+
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -134,6 +137,9 @@ pub enum Way {
 }
 
 impl Way {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Operator, Self::Lookup, Self::Policy];
+
     /// The word in the history of a message and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
