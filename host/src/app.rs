@@ -101,6 +101,7 @@ impl App {
             queue,
             plugins: Arc::new(Registry::new(plugin_host.clone())),
             plugin_host,
+            egress: egress.clone(),
             clock: clock.clone(),
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),

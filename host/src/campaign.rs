@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Time;
 use crate::id::{AudienceNo, CampaignId, DeviceId, RunKey, SequenceNo};
+use crate::resolution::{UnknownEnd, UnknownPolicy};
 use crate::window::SendingWindow;
 
 /// What a user asks for: the body of `POST /api/v1/campaigns`.
@@ -43,6 +44,9 @@ pub struct CampaignSpec {
     /// What happens to a message whose outcome cannot be proved.
     #[serde(default)]
     pub delivery: Delivery,
+    /// What is done about messages whose outcome stays unknown.
+    #[serde(default)]
+    pub unknown: UnknownPolicy,
     /// When messages may be sent; at any time when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<SendingWindow>,
@@ -421,15 +425,18 @@ pub struct SendPlan {
     pub retry: RetryPolicy,
     /// What happens to ambiguous messages.
     pub delivery: Delivery,
+    /// What is done about those whose outcome stays unknown; absent in plans of older runs.
+    #[serde(default)]
+    pub unknown: UnknownPolicy,
     /// When messages may be sent.
     pub window: Option<SendingWindow>,
 }
 
 impl From<&CampaignSpec> for SendPlan {
     fn from(spec: &CampaignSpec) -> Self {
-        let CampaignSpec { devices, template, delay, sender, priority, expires_at, retry, delivery, window, .. } =
-            spec.clone();
-        Self { devices, template, delay, sender, priority, expires_at, retry, delivery, window }
+        let CampaignSpec { devices, template, delay, sender, priority, .. } = spec.clone();
+        let CampaignSpec { expires_at, retry, delivery, unknown, window, .. } = spec.clone();
+        Self { devices, template, delay, sender, priority, expires_at, retry, delivery, unknown, window }
     }
 }
 
@@ -490,6 +497,12 @@ impl SendPlan {
         if self.delay.min_ms > self.delay.max_ms {
             out.push(BadField::new("delay.min_ms", "must not be larger than delay.max_ms"));
         }
+        self.unknown.problems("unknown", out);
+        if self.delivery == Delivery::AtMostOnce && self.unknown.then == UnknownEnd::Retry {
+            let problem =
+                "a campaign with delivery at_most_once sends nothing again on a guess: give keep, sent or failed";
+            out.push(BadField::new("unknown.then", problem));
+        }
         if let Some(window) = &self.window {
             window.problems("window", out);
         }
@@ -510,6 +523,9 @@ mod tests {
         let spec: CampaignSpec = serde_json::from_str(text).unwrap();
         assert_eq!(spec.problems(), []);
         assert_eq!(spec.template.config.get(), r#"{"text":"Hello {{ name }}"}"#);
+        let guessing = text.replace("at_least_once\"", "at_most_once\",\"unknown\":{\"then\":\"retry\"}");
+        let problems = serde_json::from_str::<CampaignSpec>(&guessing).unwrap().problems();
+        assert_eq!(problems.iter().map(|p| p.field.as_str()).collect::<Vec<_>>(), ["unknown.then"]);
         let err = serde_json::from_str::<CampaignSpec>(&text.replace("\"name\"", "\"nme\"")).unwrap_err();
         assert!(err.to_string().contains("nme"), "{err}");
     }

@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod fleet_csv;
 mod local;
+mod message;
 mod plugin;
 mod progress;
 mod serve;
@@ -57,9 +58,12 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Simulate up to millions of devices: the scheduling of a cluster against a clock of its own, one JSON object.
     Simulate(simulate::Args),
-    /// Run a campaign that a file describes.
+    /// Run a campaign that a file describes; resolve the unknown outcomes of one.
     #[command(subcommand)]
     Campaign(campaign::Command),
+    /// List and resolve messages of which nobody knows whether they were sent.
+    #[command(subcommand)]
+    Message(message::Command),
     /// Check and upload plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -147,6 +151,7 @@ impl Cli {
                 Command::Bench(args) => bench::run(*args).await,
                 Command::Simulate(args) => simulate::run(args).await,
                 Command::Campaign(command) => campaign::run(command).await,
+                Command::Message(command) => message::run(command).await,
                 Command::Plugin(command) => plugin::run(command).await,
                 Command::Token(command) => token::run(command).await,
                 Command::Doctor(args) => doctor::run(*args).await,

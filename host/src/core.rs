@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::egress::Egress;
 use crate::id::HostId;
 use crate::metrics::Metrics;
 use crate::plugins::{PluginHost, Registry};
@@ -28,6 +29,8 @@ pub struct Core {
     pub plugin_host: PluginHost,
     /// The active and pinned plugin versions.
     pub plugins: Arc<Registry>,
+    /// The way out.
+    pub egress: Egress,
     /// The cluster's time.
     pub clock: SharedClock,
     /// The settings.

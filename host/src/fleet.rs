@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::id::{DeviceId, DeviceNo, RunKey, SequenceNo};
 use crate::message::Versions;
 use crate::plugins::{Plugin, Registry};
-use crate::sequence::SequenceSpec;
+use crate::sequence::{SequenceSpec, Step};
 use crate::store::{HostRow, RankedRun, StoreError};
 
 /// A plugin version with the configuration that a run gives it.
@@ -42,17 +42,6 @@ pub struct LiveRun {
     pub sender: Option<Configured>,
     /// For a step of a sequence: what follows it.
     pub step: Option<Step>,
-}
-
-/// A run's place in its sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    /// The sequence.
-    pub sequence: SequenceNo,
-    /// The step, from 0.
-    pub step: u32,
-    /// How long after this step the next one is due; `None` for the last step.
-    pub next_offset: Option<Duration>,
 }
 
 impl LiveRun {
@@ -197,10 +186,7 @@ impl Fleet {
                         slot.insert(self.core.store.sequence_by_no(sequence).await?.map(|s| s.spec));
                     }
                     let spec = sequences.get(&sequence).and_then(Option::as_ref);
-                    let following = usize::try_from(step + 1).unwrap_or(usize::MAX);
-                    let next_offset = spec
-                        .and_then(|s| s.steps.get(following))
-                        .map(|following| Duration::from_millis(following.offset_ms));
+                    let next_offset = spec.and_then(|s| s.next_offset(step));
                     Some(Step { sequence, step, next_offset })
                 }
             };

@@ -445,16 +445,18 @@ pub struct MessageRow {
     pub digests: Option<[Digest; 3]>,
 }
 
-/// An attempt that did not end in a clean send (a clean one is on the message itself).
+/// An attempt that did not end in a clean send (a clean one is on the message itself), or what was found out later about
+/// one whose outcome was unknown.
 #[derive(Debug, Clone)]
 pub struct AttemptRow {
     /// Which one, from 1.
     pub attempt: u32,
     /// The device.
     pub device: DeviceId,
-    /// `retry`, `failed`, `unknown`, `suppressed` …
+    /// `retry`, `failed`, `unknown`, `suppressed` …; `resolved-sent`, `resolved-failed` or `resolved-retry` for what an
+    /// unknown one turned out to be.
     pub outcome: String,
-    /// Why.
+    /// Why; for a resolution, who or what says so.
     pub reason: Option<Reason>,
     /// When it began.
     pub started_at: Time,

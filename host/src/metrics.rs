@@ -19,12 +19,19 @@ use prometheus_client::registry::Registry;
 use crate::message::{Settled, Settlement, took};
 use crate::operations::rates::Rates;
 use crate::plugins::Plugin;
+use crate::resolution::{ResolveAs, Way};
 use crate::store::HostRow;
 
 pub use figures::{Figures, PauseReason};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Resolution {
+    way: &'static str,
     outcome: &'static str,
 }
 
@@ -171,6 +178,8 @@ pub struct Metrics {
     attempts: Counter,
     attempt_seconds: Histogram,
     stale: Counter,
+    unknown: Gauge,
+    resolutions: Family<Resolution, Counter>,
     batch_size: Family<Step, Histogram, fn() -> Histogram>,
     batch_seconds: Family<Step, Histogram, fn() -> Histogram>,
     begin_delay: Histogram,
@@ -205,6 +214,8 @@ impl Metrics {
             attempts: Counter::default(),
             attempt_seconds: seconds(),
             stale: Counter::default(),
+            unknown: Gauge::default(),
+            resolutions: Family::default(),
             batch_size: Family::new_with_constructor(sizes),
             batch_seconds: Family::new_with_constructor(seconds),
             begin_delay: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
@@ -224,6 +235,12 @@ impl Metrics {
         r.register("attempts", "Messages taken to be sent by this server", metrics.attempts.clone());
         r.register("attempt_seconds", "How long attempts took", metrics.attempt_seconds.clone());
         r.register("stale_settlements", "Results that came too late to count", metrics.stale.clone());
+        r.register(
+            "unknown_outcomes",
+            "Messages that may or may not have been sent, all runs",
+            metrics.unknown.clone(),
+        );
+        r.register("resolutions", "Unknown outcomes resolved by this server, by way", metrics.resolutions.clone());
         r.register("batch_size", "Elements handled together in a step of the hot path", metrics.batch_size.clone());
         r.register("batch_seconds", "How long a step of the hot path took", metrics.batch_seconds.clone());
         let help = "How long after its device was allowed to send a message was begun";
@@ -252,6 +269,11 @@ impl Metrics {
         }
         for at in SuppressedAt::ALL.map(SuppressedAt::as_str) {
             drop(self.suppressed.get_or_create(&At { at }));
+        }
+        for way in Way::ALL.map(Way::as_str) {
+            for outcome in ResolveAs::ALL.map(ResolveAs::as_str) {
+                drop(self.resolutions.get_or_create(&Resolution { way, outcome }));
+            }
         }
         for kind in AuthFailure::ALL.map(AuthFailure::as_str) {
             drop(self.auth_failures.get_or_create(&Kind { kind }));
@@ -295,6 +317,19 @@ impl Metrics {
                 self.suppressed(SuppressedAt::Send, u32::try_from(count).unwrap_or(u32::MAX));
             }
             self.messages.get_or_create(&Outcome { outcome }).inc_by(count);
+        }
+    }
+
+    /// Messages whose outcome is unknown, over all runs: found by recovery, so servers without it say 0.
+    pub fn set_unknown(&self, count: u64) {
+        self.unknown.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Unknown outcomes were resolved.
+    pub fn resolved(&self, way: Way, outcome: ResolveAs, count: u64) {
+        if count > 0 {
+            let labels = Resolution { way: way.as_str(), outcome: outcome.as_str() };
+            self.resolutions.get_or_create(&labels).inc_by(count);
         }
     }
 

@@ -14,6 +14,7 @@ mod delay;
 mod engine;
 mod instance;
 mod limits;
+mod lookup;
 mod registry;
 mod schema;
 mod sender;

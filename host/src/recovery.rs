@@ -1,8 +1,10 @@
 //! Loop 4: what got stuck. Dead servers' messages, campaigns past their expiry, messages of closed campaigns, devices
-//! that are gone from a pool. Everything here is idempotent and conditional on state and lease holder; nothing is
-//! ever deleted that is not final (module `retention`). Also run at start.
+//! that are gone from a pool, and unknown outcomes as far as a policy says (module `unknown`). Everything here is
+//! idempotent and conditional on state and lease holder; nothing is ever deleted that is not final (module `retention`).
+//! Also run at start.
 
 mod retention;
+mod unknown;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,7 +40,11 @@ impl Recovery {
     /// Runs until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         // Apart from the rounds, which must not wait for it.
-        tokio::join!(self.rounds(stop.clone()), retention::run(&self.core, stop));
+        tokio::join!(
+            self.rounds(stop.clone()),
+            retention::run(&self.core, stop.clone()),
+            unknown::run(&self.core, stop)
+        );
     }
 
     async fn rounds(&self, stop: CancellationToken) {

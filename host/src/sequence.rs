@@ -1,11 +1,15 @@
 //! Sequences: several messages to a contact, each some time after the one before. No I/O.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::campaign::{BadField, DelayUse, Delivery, DevicePool, PluginUse, RetryPolicy, SendPlan, check_name};
 use crate::clock::Time;
 use crate::id::{AudienceNo, RunKey, SequenceId, SequenceNo};
+use crate::message::{AdvanceTo, EnrolmentAdvance, Settled};
+use crate::resolution::UnknownPolicy;
 use crate::window::SendingWindow;
 
 /// What a user asks for: the body of `POST /api/v1/sequences`.
@@ -27,6 +31,9 @@ pub struct SequenceSpec {
     /// What happens to a message whose outcome cannot be proved; an `unknown` message blocks the next step.
     #[serde(default)]
     pub delivery: Delivery,
+    /// What is done about messages whose outcome stays unknown.
+    #[serde(default)]
+    pub unknown: UnknownPolicy,
     /// When messages may be sent, for steps that do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<SendingWindow>,
@@ -77,6 +84,12 @@ impl SequenceSpec {
         out
     }
 
+    /// How long after this step (from 0) the next one is due; `None` when it is the last.
+    pub fn next_offset(&self, step: u32) -> Option<Duration> {
+        let following = usize::try_from(step).ok()?.checked_add(1)?;
+        self.steps.get(following).map(|following| Duration::from_millis(following.offset_ms))
+    }
+
     /// How the messages of a step are made and sent.
     pub fn plan(&self, step: &StepSpec) -> SendPlan {
         SendPlan {
@@ -88,6 +101,7 @@ impl SequenceSpec {
             expires_at: None,
             retry: self.retry.clone(),
             delivery: self.delivery,
+            unknown: self.unknown,
             window: step.window.clone().or_else(|| self.window.clone()),
         }
     }
@@ -140,6 +154,36 @@ pub struct Sequence {
     pub runs: Vec<RunKey>,
     /// When it was made.
     pub created_at: Time,
+}
+
+/// A run's place in its sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The sequence.
+    pub sequence: SequenceNo,
+    /// The step, from 0.
+    pub step: u32,
+    /// How long after this step the next one is due; `None` for the last step.
+    pub next_offset: Option<Duration>,
+}
+
+impl Step {
+    /// What a message of this step that ended like this at `now` means for its enrolment.
+    pub fn advance(&self, settled: &Settled, now: Time) -> Option<EnrolmentAdvance> {
+        let to = match settled {
+            Settled::Failed(reason) if matches!(reason.code.as_str(), "opted-out" | "recipient-invalid") => {
+                AdvanceTo::Exited(reason.code.clone())
+            }
+            // A message that cannot arrive does not stop the ones after it, unless the address itself is dead.
+            Settled::Sent { .. } | Settled::Failed(_) | Settled::Expired => {
+                self.next_offset.map_or(AdvanceTo::Completed, |offset| AdvanceTo::NextStep(now.plus(offset)))
+            }
+            Settled::Suppressed => AdvanceTo::Exited("suppressed".to_owned()),
+            // Nobody knows whether it was sent: the next step waits until somebody does.
+            Settled::Unknown(_) | Settled::Retry { .. } | Settled::Released => return None,
+        };
+        Some(EnrolmentAdvance { sequence: self.sequence, step: self.step, to })
+    }
 }
 
 /// Where an enrolment stands.

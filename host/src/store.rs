@@ -31,6 +31,7 @@ use crate::id::{
 };
 use crate::message::{AttemptRow, Begun, Claim, Counts, InFlight, MessageRow, MessageStatus, Settlement, Turned};
 use crate::plugin::{PluginInfo, PluginKind};
+use crate::resolution::{Resolution, Resolved};
 use crate::sequence::{Enrolment, EnrolmentStatus, Sequence, SequenceSpec, SequenceStatus};
 
 /// What can go wrong in the store.
@@ -344,6 +345,15 @@ pub struct Grouping {
     pub turns: usize,
 }
 
+/// Which unknown outcomes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnknownOf {
+    /// Those of these runs; of every run when absent.
+    pub runs: Option<Vec<RunKey>>,
+    /// Those of this device.
+    pub device: Option<DeviceNo>,
+}
+
 /// The state of the database, for `doctor`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreHealth {
@@ -528,6 +538,8 @@ pub trait Store: Send + Sync + 'static {
     async fn open_runs(&self) -> Result<Vec<Run>>;
     /// One run, open or not.
     async fn run(&self, key: RunKey) -> Result<Option<Run>>;
+    /// These runs (those that exist), open or not, in rank order.
+    async fn runs(&self, keys: &[RunKey]) -> Result<Vec<Run>>;
     /// Devices of a run's pool, in their order.
     async fn run_devices(&self, key: RunKey) -> Result<Vec<DeviceNo>>;
     /// Turns the next `page` contacts after `cursor` into messages, in one transaction with the cursor. Suppressed
@@ -622,6 +634,34 @@ pub trait Store: Send + Sync + 'static {
     async fn attempts(&self, id: MessageId) -> Result<Vec<AttemptRow>>;
     /// How many ready messages of the device stand before this one (at most `limit` are counted), given the active runs.
     async fn ahead_of(&self, id: MessageId, device: DeviceNo, runs: &[RankedRun], limit: u32) -> Result<u32>;
+
+    // ---- unknown outcomes ----
+
+    /// Messages whose outcome is unknown, by id; the cursor is where the page before ended.
+    async fn unknown(
+        &self,
+        of: &UnknownOf,
+        cursor: Option<MessageId>,
+        limit: u32,
+    ) -> Result<Page<MessageRow, MessageId>>;
+    /// The runs (at most `limit`) that have unknown messages, with how many, by key.
+    async fn unknown_runs(&self, limit: u32) -> Result<Vec<(RunKey, u64)>>;
+    /// Of these unknown messages those about which something is to be done now, each for one caller only: it was done less
+    /// than `times` times, and the wait after the last time is over (`first`, doubled from time to time up to `longest`).
+    /// Returns them with how often it is, this time included.
+    async fn claim_lookups(
+        &self,
+        messages: &[MessageId],
+        times: u32,
+        first: Duration,
+        longest: Duration,
+        now: Time,
+    ) -> Result<Vec<(MessageId, u32)>>;
+    /// Resolves unknown outcomes in one transaction: message, history, counters, enrolment, suppression. Each is applied only
+    /// while its message is unknown after this very attempt, so that a repeat changes nothing. One that sends a message
+    /// again is refused when its campaign cannot send any more or its contact has left the sequence; a completed campaign
+    /// is running again afterwards.
+    async fn resolve(&self, resolutions: &[Resolution], now: Time) -> Result<Vec<Resolved>>;
 
     // ---- consent ----
 

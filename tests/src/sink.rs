@@ -1,7 +1,6 @@
 //! The receiving end: an HTTP server that writes down every request in the order in which it came.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -44,7 +43,18 @@ pub struct Sink {
     pub port: u16,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
     wait_ms: Arc<AtomicU64>,
+    cut: Arc<Mutex<Option<Cut>>>,
+    lost: Arc<AtomicU64>,
     server: JoinHandle<()>,
+}
+
+/// When a connection is cut instead of answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// After the message was written down.
+    Taken,
+    /// Before it was.
+    Lost,
 }
 
 impl Sink {
@@ -52,9 +62,25 @@ impl Sink {
     pub async fn start() -> Self {
         let arrivals = Arc::new(Mutex::new(Vec::new()));
         let wait_ms = Arc::new(AtomicU64::new(0));
-        let (seen, wait) = (arrivals.clone(), wait_ms.clone());
-        let (port, server) = listen(move |request, _| answer(request, seen.clone(), wait.clone())).await;
-        Self { port, arrivals, wait_ms, server }
+        let cut: Arc<Mutex<Option<Cut>>> = Arc::default();
+        let lost = Arc::new(AtomicU64::new(0));
+        let (seen, wait, cuts, losses) = (arrivals.clone(), wait_ms.clone(), cut.clone(), lost.clone());
+        let (port, server) = listen(move |request: Request<Incoming>, _| {
+            let (seen, wait, losses, cut) = (seen.clone(), wait.clone(), losses.clone(), *cuts.lock());
+            async move {
+                if request.method() == Method::GET {
+                    return Ok(looked_up(request.uri().path(), &seen));
+                }
+                if cut == Some(Cut::Lost) {
+                    losses.fetch_add(1, Ordering::Relaxed);
+                    return Err("lost");
+                }
+                let answer = answer(request, seen, wait).await;
+                if cut == Some(Cut::Taken) { Err("taken") } else { Ok(answer) }
+            }
+        })
+        .await;
+        Self { port, arrivals, wait_ms, cut, lost, server }
     }
 
     /// The URL that messages are posted to.
@@ -65,6 +91,37 @@ impl Sink {
     /// From now on each answer waits this long.
     pub fn answer_after(&self, wait: Duration) {
         self.wait_ms.store(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Where it can be asked whether it has taken a message: 404 for one that it has not.
+    pub fn lookup_url(&self) -> String {
+        format!("http://127.0.0.1:{}/messages/{{{{ id }}}}", self.port)
+    }
+
+    /// From now on messages are not answered: their connections are cut.
+    pub fn cut(&self, when: Option<Cut>) {
+        *self.cut.lock() = when;
+    }
+
+    /// How many messages were lost by [`Cut::Lost`].
+    pub fn lost(&self) -> usize {
+        usize::try_from(self.lost.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// Takes a message as if it had come.
+    pub fn take(&self, id: &str) {
+        let now = Instant::now();
+        let none = String::new;
+        let (to, text, device) = (none(), none(), none());
+        self.arrivals.lock().push(Arrival {
+            id: id.to_owned(),
+            to,
+            text,
+            device,
+            attempt: 1,
+            at: now,
+            answered_at: now,
+        });
     }
 
     /// How many requests came.
@@ -155,7 +212,7 @@ async fn answer(
     request: Request<Incoming>,
     seen: Arc<Mutex<Vec<Arrival>>>,
     wait: Arc<AtomicU64>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Response<Full<Bytes>> {
     let key = request.headers().get("idempotency-key").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body = match request.into_body().collect().await {
         Ok(body) => body.to_bytes(),
@@ -186,5 +243,14 @@ async fn answer(
     seen.lock()[index].answered_at = Instant::now();
     let status = if key == id && !id.is_empty() { 202 } else { 400 };
     let answer = serde_json::json!({ "id": format!("sink-{id}") }).to_string();
-    Ok(Response::builder().status(status).body(Full::new(answer.into())).unwrap_or_default())
+    Response::builder().status(status).body(Full::new(answer.into())).unwrap_or_default()
+}
+
+/// Whether the message that a path ends with was taken.
+fn looked_up(path: &str, seen: &Mutex<Vec<Arrival>>) -> Response<Full<Bytes>> {
+    let id = path.rsplit('/').next().unwrap_or_default();
+    let taken = seen.lock().iter().any(|arrival| arrival.id == id);
+    let answer = if taken { serde_json::json!({ "id": format!("sink-{id}") }).to_string() } else { "{}".to_owned() };
+    let status = if taken { 200 } else { 404 };
+    Response::builder().status(status).body(Full::new(answer.into())).unwrap_or_default()
 }

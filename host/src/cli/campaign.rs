@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use super::bad_input;
 use super::bookmark::Bookmark;
+use super::client::Server;
 use super::local::{Driver, Local, accepted, interrupted};
+use super::message;
 use super::progress::{Progress, states};
 use crate::campaign::CampaignStatus;
 use crate::config::{Config, Role};
-use crate::id::CampaignId;
+use crate::id::{CampaignId, DeviceId};
+use crate::resolution::ResolveAs;
 use file::CampaignFile;
 
 /// How often progress is looked at.
@@ -28,6 +31,29 @@ const REJECTED_SHOWN: usize = 10;
 pub enum Command {
     /// Run a campaign to its end: exit code 0 all sent, 3 some were not, 2 the file cannot work.
     Run(Args),
+    /// Say what a campaign's unknown outcomes were: all of them, or those of a device or before a time.
+    ResolveUnknown(ResolveUnknown),
+}
+
+/// Which unknown outcomes, and what they were.
+#[derive(Debug, clap::Args)]
+pub struct ResolveUnknown {
+    /// The campaign.
+    id: CampaignId,
+    /// Sent; failed: not sent, and they will not be; retry: send them again, with the same idempotency keys.
+    #[arg(long = "as", value_enum, value_name = "WHAT")]
+    outcome: ResolveAs,
+    /// Only those of this device.
+    #[arg(long, value_name = "ID")]
+    device: Option<DeviceId>,
+    /// Only those that became unknown before this time, such as 2026-12-01T09:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    before: Option<String>,
+    /// How that is known, for the messages' history.
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// Settings of a campaign run from a file.
@@ -57,7 +83,22 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let Command::Run(args) = command;
+    match command {
+        Command::Run(args) => run_file(args).await,
+        Command::ResolveUnknown(args) => resolve_unknown(args).await,
+    }
+}
+
+async fn resolve_unknown(args: ResolveUnknown) -> anyhow::Result<ExitCode> {
+    let ResolveUnknown { id, outcome, device, before, note, server } = args;
+    let body = serde_json::json!({"as": outcome, "device": device, "before": before, "note": note});
+    let answer = message::post(server, &format!("/api/v1/campaigns/{id}/resolve-unknown"), &body).await?;
+    let count = |field: &str| answer.get(field).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    println!("{} resolved as {}, {} unknown still", count("resolved"), outcome.as_str(), count("left"));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_file(args: Args) -> anyhow::Result<ExitCode> {
     let campaign = CampaignFile::read(&args.file)?;
     let bookmark = Bookmark::new(&args.data, &campaign.key);
     let config = Config {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use bytes::Bytes;
 use hyper::Uri;
+use serde_json::Value;
 
 use super::bad_input;
 use crate::egress::{Allowed, Body, Egress, EgressAnswer, EgressPolicy, EgressRequest, EgressResponse};
@@ -78,6 +79,37 @@ impl Api {
             EgressAnswer::Response(response) => Ok(response),
             EgressAnswer::NotSent(why) | EgressAnswer::Unanswered(why) => bail!("{}: {why}", self.base),
         }
+    }
+
+    /// Makes a call that shall succeed; what the server refuses is bad input, with its words.
+    pub async fn ask(&self, method: &str, path: &str, content_type: &str, body: Bytes) -> anyhow::Result<Value> {
+        let answer = self.call(method, path, content_type, body).await?;
+        match answer.status {
+            200..300 => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
+            status @ (400..500) => {
+                Err(bad_input(format!("the server refused it ({status}): {}", problem(&answer.body))))
+            }
+            status => bail!("the server failed ({status}): {}", problem(&answer.body)),
+        }
+    }
+}
+
+/// Which server a command talks to.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Server {
+    /// The server.
+    #[arg(long, env = "CARILLON_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// An API token with the scope that the command needs.
+    #[arg(long, env = "CARILLON_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+impl Server {
+    /// Its API.
+    pub fn api(self) -> anyhow::Result<Api> {
+        let token = self.token.ok_or_else(|| bad_input("--token: give an API token (or set CARILLON_TOKEN)"))?;
+        Api::new("--url", &self.url, Some(token))
     }
 }
 

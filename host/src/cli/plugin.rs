@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
 use bytes::Bytes;
 use serde_json::Value;
 
 use super::bad_input;
-use super::client::{Api, problem};
+use super::client::Server;
 use crate::id::VersionNo;
 use crate::plugins::{Inspected, PluginHost, PluginLimits, Refusal};
 
@@ -42,12 +41,8 @@ pub struct Check {
 pub struct Push {
     /// The component, a .wasm file.
     file: PathBuf,
-    /// The server.
-    #[arg(long, env = "CARILLON_URL", default_value = "http://127.0.0.1:8080")]
-    url: String,
-    /// An API token with the scope to upload plugins.
-    #[arg(long, env = "CARILLON_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    server: Server,
     /// Use it from the next message on.
     #[arg(long)]
     activate: bool,
@@ -106,29 +101,18 @@ async fn check(args: Check) -> anyhow::Result<ExitCode> {
 
 async fn push(args: Push) -> anyhow::Result<ExitCode> {
     let bytes = read(&args.file)?;
-    let token = args.token.ok_or_else(|| bad_input("--token: give an API token (or set CARILLON_TOKEN)"))?;
-    let api = Api::new("--url", &args.url, Some(token))?;
-    let uploaded = answer(&api, "/api/v1/plugins", "application/wasm", bytes).await?;
+    let api = args.server.api()?;
+    let uploaded = api.ask("POST", "/api/v1/plugins", "application/wasm", bytes).await?;
     let text = |field: &str| uploaded.get(field).and_then(Value::as_str).unwrap_or_default();
     let (name, version) = (text("name"), text("version"));
     println!("{name} {version} ({}) uploaded, sha256 {}", text("kind"), text("digest"));
     if args.activate {
         let path = format!("/api/v1/plugins/{name}/activate");
         let body = serde_json::json!({"version": version}).to_string();
-        answer(&api, &path, "application/json", Bytes::from(body)).await?;
+        api.ask("POST", &path, "application/json", Bytes::from(body)).await?;
         println!("{name} {version} is active");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Posts; what the server refuses is bad input, with its words.
-async fn answer(api: &Api, path: &str, content_type: &str, body: Bytes) -> anyhow::Result<Value> {
-    let answer = api.call("POST", path, content_type, body).await?;
-    match answer.status {
-        200..300 => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
-        status @ (400..500) => Err(bad_input(format!("the server refused it ({status}): {}", problem(&answer.body)))),
-        status => bail!("the server failed ({status}): {}", problem(&answer.body)),
-    }
 }
 
 #[cfg(test)]

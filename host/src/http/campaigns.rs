@@ -14,6 +14,7 @@ use crate::message::MessageStatus;
 use crate::operations::Actor;
 use crate::operations::campaigns::{self, CampaignPatch, CampaignView};
 use crate::operations::messages::{self, MessageView};
+use crate::operations::unknown::{self, ResolveMany, ResolvedMany};
 
 use super::body::{Id, Json, OptionalJson, Query};
 use super::page::{self, Listing};
@@ -28,6 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Core> {
         .routes(routes!(resume))
         .routes(routes!(cancel))
         .routes(routes!(retry_failed))
+        .routes(routes!(resolve_unknown))
         .routes(routes!(list_messages))
 }
 
@@ -154,6 +156,21 @@ async fn retry_failed(
 ) -> Result<Json<Retried>, Problem> {
     let retried = campaigns::retry_failed(&core, &actor, id).await?;
     Ok(Json(Retried { retried, campaign: campaigns::campaign_view(&core, id).await? }))
+}
+
+/// Say what a campaign's unknown outcomes were, all of them or those of a device or before a time; a call that was cut off is
+/// repeated. `retry` sends the messages again, with the same idempotency keys; a completed campaign goes on for them.
+#[utoipa::path(post, path = "/campaigns/{id}/resolve-unknown", tag = "campaigns",
+    security(("token" = ["campaigns:write"])),
+    params(("id" = CampaignId, Path, description = "The campaign")), request_body = ResolveMany,
+    responses((status = 200, body = ResolvedMany)))]
+async fn resolve_unknown(
+    State(core): State<Core>,
+    actor: Actor,
+    Id(id): Id<CampaignId>,
+    Json(request): Json<ResolveMany>,
+) -> Result<Json<ResolvedMany>, Problem> {
+    Ok(Json(unknown::resolve_campaign(&core, &actor, id, request).await?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::id::{CampaignId, RunKey};
 use crate::message::Counts;
 use crate::queue::Wake;
+use crate::resolution::UnknownPolicy;
 use crate::store::Page;
 use crate::window::SendingWindow;
 
@@ -38,6 +39,8 @@ pub struct CampaignPatch {
     pub expires_at: Option<Option<Time>>,
     /// How often and when a message is tried again.
     pub retry: Option<RetryPolicy>,
+    /// What is done about messages whose outcome stays unknown.
+    pub unknown: Option<UnknownPolicy>,
 }
 
 /// What may be changed of a delay strategy: absent fields stay.
@@ -266,7 +269,7 @@ pub async fn edit_campaign(core: &Core, actor: &Actor, id: CampaignId, patch: Ca
         return Err(is_final());
     }
     let mut spec = current.spec.clone();
-    let CampaignPatch { priority, delay, window, expires_at, retry } = patch;
+    let CampaignPatch { priority, delay, window, expires_at, retry, unknown } = patch;
     if let Some(delay) = delay {
         spec.delay.min_ms = delay.min_ms.unwrap_or(spec.delay.min_ms);
         spec.delay.max_ms = delay.max_ms.unwrap_or(spec.delay.max_ms);
@@ -275,6 +278,7 @@ pub async fn edit_campaign(core: &Core, actor: &Actor, id: CampaignId, patch: Ca
     spec.priority = priority.unwrap_or(spec.priority);
     spec.window = window.unwrap_or(spec.window);
     spec.retry = retry.unwrap_or(spec.retry);
+    spec.unknown = unknown.unwrap_or(spec.unknown);
     let mut problems = Vec::new();
     if let Some(expires_at) = expires_at {
         spec.expires_at = expires_at;

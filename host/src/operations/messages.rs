@@ -81,16 +81,17 @@ impl From<MessageRow> for MessageView {
     }
 }
 
-/// An attempt that did not end in a clean send.
+/// An attempt that did not end in a clean send, or what was found out about one whose outcome was unknown.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AttemptView {
     /// Which one, from 1.
     pub attempt: u32,
     /// The device.
     pub device: DeviceId,
-    /// `retry`, `failed`, `unknown`, `suppressed` …
+    /// `retry`, `failed`, `unknown`, `suppressed` …; `resolved-sent`, `resolved-failed` or `resolved-retry` for what an
+    /// unknown one turned out to be.
     pub outcome: String,
-    /// Why.
+    /// Why. For a resolution: `operator`, `lookup` or `policy`, and who it was.
     pub reason: Option<Reason>,
     /// When it began.
     pub started_at: Time,
@@ -124,16 +125,22 @@ pub struct MessageDetail {
 /// # Errors
 /// [`OpError::NotFound`] when there is none, [`OpError::Gone`] when it is of a campaign whose messages were removed.
 pub async fn message(core: &Core, id: MessageId) -> Result<MessageDetail> {
-    let Some(row) = core.store.message(id).await? else {
-        let run = core.store.run(id.run()).await?;
-        if let Some(Run { owner: RunOwner::Campaign(campaign), .. }) = run {
-            still_kept(&campaigns::campaign(core, campaign).await?)?;
-        }
-        return Err(OpError::not_found("message", id));
-    };
+    let row = row(core, id).await?;
     let attempts = core.store.attempts(id).await?.into_iter().map(AttemptView::from).collect();
     let waiting_because = explain(core, &row).await?;
     Ok(MessageDetail { message: row.into(), attempts, waiting_because })
+}
+
+/// One message as the store has it; errors as for [`message`].
+pub(super) async fn row(core: &Core, id: MessageId) -> Result<MessageRow> {
+    if let Some(row) = core.store.message(id).await? {
+        return Ok(row);
+    }
+    let run = core.store.run(id.run()).await?;
+    if let Some(Run { owner: RunOwner::Campaign(campaign), .. }) = run {
+        still_kept(&campaigns::campaign(core, campaign).await?)?;
+    }
+    Err(OpError::not_found("message", id))
 }
 
 /// Fails when retention has begun to remove the campaign's messages: what is left of them is not the truth any more.

@@ -149,6 +149,14 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusa
     let instantiate_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let info = describe(shared, &component, &log, &ctx)?;
     check_info(&info, kind)?;
+    let (lookup, _) = instance::LOOKUP;
+    if info.can("lookup") && !(kind == PluginKind::Sender && instance::has(&component, lookup)) {
+        let detail = format!(
+            "describe says that the plugin can look messages up, but it does not export {lookup}: build a sender for the world \
+             device-sender-lookup, or leave the capability out."
+        );
+        return Err(Refusal::new("missing-export", detail));
+    }
     Ok(Inspected {
         kind,
         info,
@@ -242,7 +250,13 @@ pub(super) fn check_world(engine: &Engine, component: &Component, kind: PluginKi
         }
         PluginKind::Sender => {
             export::<wire::Start>(engine, component, name, "start")?;
-            export::<wire::Resume>(engine, component, name, "resume")
+            export::<wire::Resume>(engine, component, name, "resume")?;
+            let (name, _) = instance::LOOKUP;
+            if instance::has(component, name) {
+                export::<wire::Start>(engine, component, name, "start")?;
+                export::<wire::Resume>(engine, component, name, "resume")?;
+            }
+            Ok(())
         }
     }
 }

@@ -33,9 +33,19 @@ pub(super) type Typed<S> = TypedFunc<<S as Signature>::Params, <S as Signature>:
 
 /// The functions of an instance's world.
 pub(super) enum Functions {
-    Delay { next_delay: Typed<wire::NextDelay> },
-    Template { render: Typed<wire::Render>, variables: Typed<wire::Variables> },
-    Sender { start: Typed<wire::Start>, resume: Typed<wire::Resume> },
+    Delay {
+        next_delay: Typed<wire::NextDelay>,
+    },
+    Template {
+        render: Typed<wire::Render>,
+        variables: Typed<wire::Variables>,
+    },
+    /// `lookup` is there when the component exports it.
+    Sender {
+        start: Typed<wire::Start>,
+        resume: Typed<wire::Resume>,
+        lookup: Option<(Typed<wire::Start>, Typed<wire::Resume>)>,
+    },
 }
 
 /// Where the functions are in a component: looked up once per version.
@@ -51,6 +61,14 @@ pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'st
     }
 }
 
+/// The interface that a sender may have besides its own, and its functions.
+pub(super) const LOOKUP: (&str, &[&str]) = ("carillon:plugin/lookup@1.0.0", &["start", "resume"]);
+
+/// Whether a component exports an interface.
+pub(super) fn has(component: &Component, interface: &str) -> bool {
+    component.get_export_index(None, interface).is_some()
+}
+
 /// One instance with its store.
 pub(super) struct Instance {
     pub store: Store<Guest>,
@@ -64,22 +82,25 @@ pub(super) struct Blueprint {
     pre: InstancePre<Guest>,
     exports: Exports,
     kind: PluginKind,
+    looks_up: bool,
 }
 
 impl Blueprint {
     /// Prepares a component of this kind; fails when the linker or the component lacks something.
     pub(super) fn new(linker: &Linker<Guest>, component: &Component, kind: PluginKind) -> wasmtime::Result<Self> {
         let pre = linker.instantiate_pre(component)?;
-        let (name, functions) = interface(kind);
-        let mut exports = Vec::with_capacity(functions.len());
-        for function in functions {
-            let index = component
-                .get_export_index(None, name)
-                .and_then(|interface| component.get_export_index(Some(&interface), function))
-                .ok_or_else(|| wasmtime::format_err!("{name} has no function {function}"))?;
-            exports.push(index);
+        let optional = (kind == PluginKind::Sender && has(component, LOOKUP.0)).then_some(LOOKUP);
+        let mut exports = Vec::new();
+        for (name, functions) in [Some(interface(kind)), optional].into_iter().flatten() {
+            for function in functions {
+                let index = component
+                    .get_export_index(None, name)
+                    .and_then(|interface| component.get_export_index(Some(&interface), function))
+                    .ok_or_else(|| wasmtime::format_err!("{name} has no function {function}"))?;
+                exports.push(index);
+            }
         }
-        Ok(Self { pre, exports: Exports(exports), kind })
+        Ok(Self { pre, exports: Exports(exports), kind, looks_up: optional.is_some() })
     }
 
     /// Makes an instance; the store's deadline begins now.
@@ -102,6 +123,12 @@ impl Blueprint {
             PluginKind::Sender => Functions::Sender {
                 start: instance.get_typed_func(&mut store, next()?)?,
                 resume: instance.get_typed_func(&mut store, next()?)?,
+                lookup: if self.looks_up {
+                    let start = instance.get_typed_func(&mut store, next()?)?;
+                    Some((start, instance.get_typed_func(&mut store, next()?)?))
+                } else {
+                    None
+                },
             },
         };
         Ok(Instance { store, functions, calls: 0 })

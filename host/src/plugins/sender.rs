@@ -40,12 +40,12 @@ impl Plugin {
         self.checked(Function::Resume, || self.check_progress(progress.into()))
     }
 
-    fn request_room(&self) -> usize {
+    pub(super) fn request_room(&self) -> usize {
         let limits = self.limits();
         limits.body_bytes + limits.url_bytes + limits.header_bytes + 2 * limits.send_state_bytes + SLACK
     }
 
-    fn check_progress(&self, mut progress: Progress) -> Result<Progress, PluginFault> {
+    pub(super) fn check_progress(&self, mut progress: Progress) -> Result<Progress, PluginFault> {
         let max = self.limits().send_state_bytes;
         let kept = progress.account_state.as_ref().map_or(0, String::len);
         match &mut progress.step {

@@ -12,14 +12,18 @@ pub(super) enum Function {
     Variables,
     Start,
     Resume,
+    StartLookup,
+    ResumeLookup,
 }
 
-const FUNCTIONS: [(Function, &str); 5] = [
+const FUNCTIONS: [(Function, &str); 7] = [
     (Function::NextDelay, "next-delay"),
     (Function::Render, "render"),
     (Function::Variables, "variables"),
     (Function::Start, "start"),
     (Function::Resume, "resume"),
+    (Function::StartLookup, "lookup-start"),
+    (Function::ResumeLookup, "lookup-resume"),
 ];
 
 /// Counts of one function since the version was loaded.

@@ -2,8 +2,8 @@
 //! method of [`super::Store`].
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
-/// `tokens`, `devices`, `audiences`, `plugins`, `campaigns`, `runs`, `messages`, `reading`, `retention`, `consent` and
-/// `sequences`. The methods about the store itself are the backend's own.
+/// `tokens`, `devices`, `audiences`, `plugins`, `campaigns`, `runs`, `messages`, `reading`, `retention`, `unknown`, `consent`
+/// and `sequences`. The methods about the store itself are the backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
         impl $backend {
@@ -215,6 +215,9 @@ macro_rules! store_by_subject {
             async fn run(&self, key: RunKey) -> Result<Option<Run>> {
                 self.noted(runs::run(self, key).await)
             }
+            async fn runs(&self, keys: &[RunKey]) -> Result<Vec<Run>> {
+                self.noted(runs::runs(self, keys).await)
+            }
             async fn run_devices(&self, key: RunKey) -> Result<Vec<DeviceNo>> {
                 self.noted(runs::run_devices(self, key).await)
             }
@@ -299,6 +302,30 @@ macro_rules! store_by_subject {
             }
             async fn ahead_of(&self, id: MessageId, device: DeviceNo, runs: &[RankedRun], limit: u32) -> Result<u32> {
                 self.noted(reading::ahead_of(self, id, device, runs, limit).await)
+            }
+            async fn unknown(
+                &self,
+                of: &UnknownOf,
+                cursor: Option<MessageId>,
+                limit: u32,
+            ) -> Result<Page<MessageRow, MessageId>> {
+                self.noted(unknown::unknown(self, of, cursor, limit).await)
+            }
+            async fn unknown_runs(&self, limit: u32) -> Result<Vec<(RunKey, u64)>> {
+                self.noted(unknown::unknown_runs(self, limit).await)
+            }
+            async fn claim_lookups(
+                &self,
+                messages: &[MessageId],
+                times: u32,
+                first: Duration,
+                longest: Duration,
+                now: Time,
+            ) -> Result<Vec<(MessageId, u32)>> {
+                self.noted(unknown::claim_lookups(self, messages, times, first, longest, now).await)
+            }
+            async fn resolve(&self, resolutions: &[Resolution], now: Time) -> Result<Vec<Resolved>> {
+                self.noted(unknown::resolve(self, resolutions, now).await)
             }
             async fn suppress(&self, entries: &[NewSuppression], now: Time) -> Result<u32> {
                 self.noted(consent::suppress(self, entries, now).await)

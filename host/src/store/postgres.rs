@@ -20,6 +20,7 @@ mod runs;
 mod sequences;
 mod tokens;
 mod turn;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -22,6 +22,7 @@ mod sequences;
 mod steps;
 mod tokens;
 mod turn;
+mod unknown;
 mod waiting;
 
 use std::collections::BTreeMap;

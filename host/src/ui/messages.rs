@@ -1,21 +1,71 @@
-//! A message: its state, why it waits, its attempts, and the plugin versions they ran with.
+//! A message: its state, why it waits, its attempts, and the plugin versions they ran with; and the inbox of those of which
+//! nobody knows whether they were sent.
 
 use std::collections::HashMap;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::routing::get;
+use axum::extract::{Path, Query, State};
+use axum::routing::{get, post};
+use serde::Deserialize;
 
+use super::campaigns::WRITE;
 use super::page::{self, Page};
-use super::session::Session;
-use super::{Answer, Shared, format};
+use super::session::{Posted, Session};
+use super::{Answer, Failure, PAGE, Shared, actor, format, go};
 use crate::campaign::RunOwner;
 use crate::id::{Digest, MessageId};
+use crate::message::MessageStatus;
 use crate::operations::messages::{self as operations, AttemptView, Digests, MessageDetail};
+use crate::operations::unknown::{self, Inbox, Resolve, UnknownView};
+use crate::resolution::ResolveAs;
 
 pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/ui/messages/{id}", get(show))
+    Router::new()
+        .route("/ui/messages", get(inbox))
+        .route("/ui/messages/{id}", get(show))
+        .route("/ui/messages/{id}/{action}", post(act))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct InboxQuery {
+    cursor: Option<MessageId>,
+}
+
+#[derive(Template)]
+#[template(path = "unknown.html")]
+struct InboxPage {
+    page: Page,
+    messages: Vec<UnknownView>,
+    next: Option<MessageId>,
+    first: bool,
+}
+
+async fn inbox(State(ui): State<Shared>, session: Session, Query(query): Query<InboxQuery>) -> Answer {
+    let page = Page::new(session, "/ui/messages")?;
+    let found = unknown::inbox(&ui.core, &Inbox::default(), query.cursor, PAGE).await?;
+    page::html(&InboxPage { page, messages: found.items, next: found.next, first: query.cursor.is_none() })
+}
+
+async fn act(State(ui): State<Shared>, Path((id, action)): Path<(String, String)>, posted: Posted) -> Answer {
+    posted.session.require(WRITE)?;
+    let id: MessageId = id.parse().map_err(|_| Failure::NotFound(format!("message {id}")))?;
+    let (core, actor) = (&ui.core, actor(&posted.session));
+    let outcome = match action.as_str() {
+        "lookup" => {
+            let found = unknown::lookup(core, &actor, id).await?.found;
+            let done = if found.is_some() { "proved" } else { "unproved" };
+            return go(&format!("/ui/messages/{id}?done={done}"));
+        }
+        "sent" => ResolveAs::Sent,
+        "failed" => ResolveAs::Failed,
+        "retry" => ResolveAs::Retry,
+        _ => return Err(Failure::NotFound(format!("action {action}"))),
+    };
+    let note = Some(posted.fields.trimmed("note").to_owned()).filter(|note| !note.is_empty());
+    unknown::resolve(core, &actor, id, Resolve { outcome, provider_id: None, note }).await?;
+    go(&format!("/ui/messages/{id}?done=resolved"))
 }
 
 /// Where a message came from: a link and its text.
@@ -35,6 +85,10 @@ struct MessagePage {
 }
 
 impl MessagePage {
+    fn can_resolve(&self) -> bool {
+        self.message.message.status == MessageStatus::Unknown && self.page.may(WRITE)
+    }
+
     /// The digests of an attempt with the names of what they stand for.
     fn plugins(&self, digests: &Digests) -> [(&'static str, String, Digest); 3] {
         [("Template", digests.template), ("Delay", digests.delay), ("Sender", digests.sender)]

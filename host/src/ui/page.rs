@@ -11,10 +11,11 @@ use crate::message::MessageStatus;
 use crate::sequence::{EnrolmentStatus, SequenceStatus};
 
 /// The sections of the dashboard, in their order: address, name, and the scope that may read them.
-pub const NAVIGATION: [(&str, &str, &str); 8] = [
+pub const NAVIGATION: [(&str, &str, &str); 9] = [
     ("/ui/", "Overview", "campaigns:read"),
     ("/ui/campaigns", "Campaigns", "campaigns:read"),
     ("/ui/sequences", "Sequences", "campaigns:read"),
+    ("/ui/messages", "Unknown", "campaigns:read"),
     ("/ui/devices", "Devices", "devices:read"),
     ("/ui/audiences", "Audiences", "audiences:read"),
     ("/ui/plugins", "Plugins", "plugins:read"),
@@ -23,12 +24,15 @@ pub const NAVIGATION: [(&str, &str, &str); 8] = [
 ];
 
 /// What a page may say about the step before it. The address names one of these; it never carries a text.
-const NOTICES: [(&str, &str); 19] = [
+const NOTICES: [(&str, &str); 22] = [
     ("launched", "The campaign is launched."),
     ("paused", "Paused. Messages in flight are finished; nothing new is sent."),
     ("resumed", "Resumed."),
     ("cancelled", "The campaign is cancelled. Messages that were not sent will not be sent."),
     ("retried", "Failed messages are waiting to be sent again."),
+    ("resolved", "Resolved. The message's history says who said so."),
+    ("proved", "The provider could tell: the message is resolved."),
+    ("unproved", "The provider could not tell: the message stays unknown."),
     ("created", "The campaign is made, as a draft. Launch it when it is right."),
     ("activated", "Activated. The next message uses this version, on every server."),
     ("enabled", "The device is enabled."),

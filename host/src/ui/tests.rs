@@ -15,6 +15,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::core::Core;
 use crate::device::DeviceSpec;
+use crate::egress::{Egress, EgressPolicy};
 use crate::http::noting_who_asks;
 use crate::id::{CampaignId, Digest, HostId, TokenId};
 use crate::metrics::Metrics;
@@ -50,6 +51,7 @@ impl Dashboard {
             queue: Arc::new(MemoryQueue::new(clock.clone())),
             plugins: Arc::new(Registry::new(plugin_host.clone())),
             plugin_host,
+            egress: Egress::new(EgressPolicy::default()).unwrap(),
             clock,
             config: Arc::new(Config { data: data.path().to_owned(), ..Config::default() }),
             metrics: Arc::new(Metrics::new()),
@@ -225,6 +227,7 @@ async fn every_page_is_there_and_guarded() {
         format!("/ui/campaigns/{id}"),
         format!("/ui/campaigns/{id}?messages=pending"),
         format!("/ui/messages/{message}"),
+        "/ui/messages".to_owned(),
         "/ui/sequences".to_owned(),
         "/ui/devices?tag=eu&channel=".to_owned(),
         "/ui/devices/dev-1".to_owned(),
@@ -299,7 +302,7 @@ async fn every_address_wants_a_session_and_every_form_its_proof_and_a_scope() {
     let before = ui.core.store.audit_log(None, 100).await.unwrap().items;
     for (path, reads, writes) in routes.iter().filter(|(path, ..)| !OPEN.contains(&path.as_str())) {
         let (id, action) = match path.split('/').nth(2) {
-            Some("messages") => ("1000000000000000000", ""),
+            Some("messages") => ("1000000000000000000", "sent"),
             Some("devices") => ("dev-1", "disable"),
             Some("sequences") => ("018f0000-0000-7000-8000-000000000000", "start"),
             _ => ("018f0000-0000-7000-8000-000000000000", "cancel"),

@@ -2,25 +2,21 @@
 //! messages leave.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::device::Device;
-use crate::egress::{Body, Egress, EgressAnswer, EgressRequest};
+use crate::egress::{Egress, EgressAnswer};
+use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
 use crate::fleet::{Configured, Fleet, LiveRun};
 use crate::message::{Reason, Work};
 use crate::plugins::{
-    Answer, CallContext, Content, DeviceFacts, HttpRequest, HttpResponse, MessageRef, Outbound, PluginBody,
-    PluginFault, Progress, RecipientFacts, RenderJob, Step,
+    CallContext, Content, DeviceFacts, MessageRef, Outbound, PluginFault, Progress, RecipientFacts, RenderJob, Step,
 };
 use crate::workers::accounts::AccountStates;
 use crate::workers::leases::{Lease, Leases};
 use crate::workers::verdict::Ended;
-
-/// Requests that one attempt may make.
-const MAX_ROUNDS: u32 = 8;
 
 /// Everything that an attempt needs.
 pub struct Attempt {
@@ -180,39 +176,5 @@ fn message_ref(attempt: &Attempt) -> MessageRef {
         campaign: Arc::clone(&attempt.run.campaign),
         sequence_step: attempt.run.step.map(|s| s.step),
         attempt: attempt.work.attempt,
-    }
-}
-
-fn egress_request(request: HttpRequest) -> EgressRequest {
-    let HttpRequest { method, url, headers, body, timeout_ms } = request;
-    EgressRequest {
-        method,
-        url,
-        headers,
-        body: match body {
-            PluginBody::Empty => Body::Empty,
-            PluginBody::Text(text) => Body::Text(text),
-            PluginBody::Bytes(bytes) => Body::Bytes(bytes.into()),
-        },
-        timeout: Duration::try_from_secs_f64(timeout_ms / 1000.0).unwrap_or(Duration::MAX),
-    }
-}
-
-fn plugin_answer(answer: EgressAnswer) -> Answer {
-    match answer {
-        EgressAnswer::Response(response) => Answer::Response(HttpResponse {
-            status: u32::from(response.status),
-            headers: response.headers,
-            body: if response.body.is_empty() {
-                PluginBody::Empty
-            } else {
-                match String::from_utf8(response.body.into()) {
-                    Ok(text) => PluginBody::Text(text),
-                    Err(bytes) => PluginBody::Bytes(bytes.into_bytes()),
-                }
-            },
-        }),
-        EgressAnswer::NotSent(why) => Answer::NotSent(why),
-        EgressAnswer::Unanswered(why) => Answer::Unanswered(why),
     }
 }

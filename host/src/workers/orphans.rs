@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::device::{Device, LastOutcome, Pace, PaceUpdate};
 use crate::fleet::LiveRun;
 use crate::id::{DeviceNo, MessageId};
-use crate::message::{AdvanceTo, EnrolmentAdvance, InFlight, MessageStatus, Reason, Settled, Settlement};
+use crate::message::{EnrolmentAdvance, InFlight, MessageStatus, Reason, Settled, Settlement};
 use crate::queue::Disposal;
 use crate::store::StoreError;
 use crate::workers::Pool;
@@ -185,22 +185,5 @@ async fn pace_after(
 /// What a settled message means for the enrolment that it belongs to.
 pub fn advance(run: &LiveRun, settled: &Settled, now: crate::clock::Time) -> Option<EnrolmentAdvance> {
     let RunOwner::Step { .. } = run.run.owner else { return None };
-    let step = run.step?;
-    let to = match settled {
-        Settled::Sent { .. } => next(step.next_offset, now),
-        Settled::Failed(reason) if reason.code == "opted-out" => AdvanceTo::Exited("opted-out".to_owned()),
-        // A message that cannot arrive does not stop the ones after it, unless the address itself is dead.
-        Settled::Failed(reason) if reason.code == "recipient-invalid" => {
-            AdvanceTo::Exited("recipient-invalid".to_owned())
-        }
-        Settled::Failed(_) | Settled::Expired => next(step.next_offset, now),
-        Settled::Suppressed => AdvanceTo::Exited("suppressed".to_owned()),
-        // Nobody knows whether it was sent: the next step waits until somebody does.
-        Settled::Unknown(_) | Settled::Retry { .. } | Settled::Released => return None,
-    };
-    Some(EnrolmentAdvance { sequence: step.sequence, step: step.step, to })
-}
-
-fn next(offset: Option<Duration>, now: crate::clock::Time) -> AdvanceTo {
-    offset.map_or(AdvanceTo::Completed, |offset| AdvanceTo::NextStep(now.plus(offset)))
+    run.step?.advance(settled, now)
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::bindings::carillon::plugin::sending::{
     Acceptance, Answer, Body, Failure, HttpResponse, Outage, Outcome, Pause, RecipientProblem, Rejection, Scope,
 };
-use crate::config::{Config, Meaning, On5xx, Rule, Waits};
+use crate::config::{Config, Lookup, Meaning, On5xx, Rule, Waits};
 
 /// The outcome of a send.
 pub fn outcome(config: &Config, now_ms: f64, answer: Answer) -> Outcome {
@@ -14,20 +14,56 @@ pub fn outcome(config: &Config, now_ms: f64, answer: Answer) -> Outcome {
         Answer::Unanswered(why) => return Outcome::Unknown(failure("unanswered", why)),
         Answer::Response(response) => response,
     };
-    let body: Option<Value> = match &response.body {
+    let body = json(&response);
+    let (meaning, detail) =
+        ruled(&config.outcomes, &response, body.as_ref()).unwrap_or_else(|| usual(config, &response));
+    outcome_of(config, now_ms, &response, meaning, detail, provider_id(&config.provider_id, body.as_ref()))
+}
+
+/// What a look-up found.
+pub fn looked_up(config: &Config, lookup: &Lookup, now_ms: f64, answer: Answer) -> Outcome {
+    let response = match answer {
+        Answer::NotSent(why) => return Outcome::Unknown(failure("lookup-not-sent", why)),
+        Answer::Unanswered(why) => return Outcome::Unknown(failure("lookup-unanswered", why)),
+        Answer::Response(response) => response,
+    };
+    let body = json(&response);
+    let (meaning, detail) = ruled(&lookup.outcomes, &response, body.as_ref()).unwrap_or_else(|| {
+        // That a provider does not find a message yet does not prove that it will not send it: for that there are rules.
+        let status = response.status;
+        match status {
+            200..=299 => (Meaning::Accepted, format!("the provider answered {status} to the look-up")),
+            _ => (Meaning::Unknown, format!("the provider answered {status} to the look-up, which no rule explains")),
+        }
+    });
+    let pointer = lookup.provider_id.as_ref().unwrap_or(&config.provider_id);
+    outcome_of(config, now_ms, &response, meaning, detail, provider_id(pointer, body.as_ref()))
+}
+
+fn json(response: &HttpResponse) -> Option<Value> {
+    match &response.body {
         Body::Empty => None,
         Body::Text(text) => serde_json::from_str(text).ok(),
         Body::Bytes(bytes) => serde_json::from_slice(bytes).ok(),
-    };
-    let ruled = config.outcomes.iter().find(|rule| fits(rule, response.status, body.as_ref()));
-    let (meaning, detail) = match ruled {
-        Some(rule) => {
-            (rule.outcome, format!("the provider answered {}; the configuration says what it means", response.status))
-        }
-        None => usual(config, &response),
-    };
+    }
+}
+
+/// What the first rule says that fits.
+fn ruled(rules: &[Rule], response: &HttpResponse, body: Option<&Value>) -> Option<(Meaning, String)> {
+    let rule = rules.iter().find(|rule| fits(rule, response.status, body))?;
+    Some((rule.outcome, format!("the provider answered {}; the configuration says what it means", response.status)))
+}
+
+fn outcome_of(
+    config: &Config,
+    now_ms: f64,
+    response: &HttpResponse,
+    meaning: Meaning,
+    detail: String,
+    provider_id: String,
+) -> Outcome {
     let reason = failure(&format!("http-{}", response.status), detail);
-    let acceptance = || Acceptance { provider_id: provider_id(config, body.as_ref()), attributes: Vec::new() };
+    let acceptance = || Acceptance { provider_id, attributes: Vec::new() };
     match meaning {
         Meaning::Accepted => Outcome::Accepted(acceptance()),
         Meaning::Delivered => Outcome::Delivered(acceptance()),
@@ -38,7 +74,7 @@ pub fn outcome(config: &Config, now_ms: f64, answer: Answer) -> Outcome {
                 Waits::Device => Scope::Device,
                 Waits::Account => Scope::Account,
             },
-            delay_ms: retry_after_ms(&response, now_ms).unwrap_or(config.retry_after_ms),
+            delay_ms: retry_after_ms(response, now_ms).unwrap_or(config.retry_after_ms),
             reason,
         }),
         Meaning::Transient => Outcome::Transient(reason),
@@ -47,7 +83,7 @@ pub fn outcome(config: &Config, now_ms: f64, answer: Answer) -> Outcome {
         Meaning::Blocked => rejected(RecipientProblem::Blocked, reason),
         Meaning::OptedOut => Outcome::OptedOut(reason),
         Meaning::ContentRejected => Outcome::ContentRejected(reason),
-        Meaning::DeviceDown => Outcome::DeviceDown(Outage { retry_ms: retry_after_ms(&response, now_ms), reason }),
+        Meaning::DeviceDown => Outcome::DeviceDown(Outage { retry_ms: retry_after_ms(response, now_ms), reason }),
         Meaning::AccountBlocked => Outcome::AccountBlocked(reason),
         Meaning::Unknown => Outcome::Unknown(reason),
     }
@@ -100,8 +136,8 @@ fn usual(config: &Config, response: &HttpResponse) -> (Meaning, String) {
     }
 }
 
-fn provider_id(config: &Config, body: Option<&Value>) -> String {
-    body.and_then(|body| body.pointer(&config.provider_id)).and_then(word).unwrap_or_default()
+fn provider_id(pointer: &str, body: Option<&Value>) -> String {
+    body.and_then(|body| body.pointer(pointer)).and_then(word).unwrap_or_default()
 }
 
 fn header<'a>(response: &'a HttpResponse, name: &str) -> Option<&'a str> {

@@ -33,10 +33,29 @@ pub struct Config {
     pub on_5xx: On5xx,
     #[serde(default)]
     pub outcomes: Vec<Rule>,
+    pub lookup: Option<Lookup>,
+}
+
+/// How the provider is asked whether it has a message.
+#[derive(Deserialize)]
+pub struct Lookup {
+    pub url: String,
+    #[serde(default = "get")]
+    pub method: String,
+    /// Those of a send when absent.
+    pub headers: Option<BTreeMap<String, String>>,
+    /// That of a send when absent.
+    pub provider_id: Option<String>,
+    #[serde(default)]
+    pub outcomes: Vec<Rule>,
 }
 
 fn post() -> String {
     "POST".into()
+}
+
+fn get() -> String {
+    "GET".into()
 }
 
 fn json() -> String {
@@ -111,8 +130,12 @@ pub struct Compiled {
     pub config: Config,
     env: Environment<'static>,
     /// Names of headers, and how many secrets the value's template has.
-    headers: Vec<(String, usize)>,
+    headers: Headers,
+    /// The same for a look-up, when it has its own.
+    lookup_headers: Option<Headers>,
 }
+
+type Headers = Vec<(String, usize)>;
 
 const SECRET: &str = "{{secret:";
 
@@ -130,7 +153,7 @@ impl Compiled {
         env.set_recursion_limit(50);
         env.set_undefined_behavior(UndefinedBehavior::Strict);
         env.set_auto_escape_callback(move |name| match name {
-            "url" => AutoEscape::Custom("percent".into()),
+            "url" | "lookup.url" => AutoEscape::Custom("percent".into()),
             "body" => AutoEscape::Custom(escape.into()),
             _ => AutoEscape::None,
         });
@@ -139,12 +162,15 @@ impl Compiled {
         if let Some(body) = &config.body {
             add(&mut env, "body", body)?;
         }
-        let mut headers = Vec::new();
-        for (name, value) in &config.headers {
-            add(&mut env, &format!("headers.{name}"), value)?;
-            headers.push((name.clone(), value.matches(SECRET).count()));
+        let headers = add_headers(&mut env, "headers", &config.headers)?;
+        let mut lookup_headers = None;
+        if let Some(lookup) = &config.lookup {
+            add(&mut env, "lookup.url", &lookup.url)?;
+            if let Some(headers) = &lookup.headers {
+                lookup_headers = Some(add_headers(&mut env, "lookup.headers", headers)?);
+            }
         }
-        Ok(Self { config, env, headers })
+        Ok(Self { config, env, headers, lookup_headers })
     }
 
     /// The URL of a message.
@@ -159,15 +185,32 @@ impl Compiled {
 
     /// The configured headers of a message.
     pub fn headers(&self, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
+        self.rendered("headers", &self.headers, ctx)
+    }
+
+    /// The URL of a message's look-up.
+    pub fn lookup_url(&self, ctx: &Value) -> Result<String, PluginError> {
+        self.part("lookup.url", ctx)
+    }
+
+    /// The headers of a message's look-up.
+    pub fn lookup_headers(&self, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
+        match &self.lookup_headers {
+            Some(own) => self.rendered("lookup.headers", own, ctx),
+            None => self.headers(ctx),
+        }
+    }
+
+    fn rendered(&self, field: &str, headers: &Headers, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
         let header = |(name, secrets): &(String, usize)| {
-            let value = self.part(&format!("headers.{name}"), ctx)?;
+            let value = self.part(&format!("{field}.{name}"), ctx)?;
             // A value that brings a placeholder of its own would fetch a secret.
             if value.matches(SECRET).count() != *secrets {
-                return Err(PluginError::InvalidInput(format!("headers.{name}: a value holds {SECRET}")));
+                return Err(PluginError::InvalidInput(format!("{field}.{name}: a value holds {SECRET}")));
             }
             Ok((name.clone(), value))
         };
-        self.headers.iter().map(header).collect()
+        headers.iter().map(header).collect()
     }
 
     fn part(&self, name: &str, ctx: &Value) -> Result<String, PluginError> {
@@ -193,6 +236,19 @@ fn is_missing(path: &str, ctx: &Value) -> bool {
         value = value.get_attr(name).unwrap_or_default();
         value.is_undefined()
     })
+}
+
+fn add_headers(
+    env: &mut Environment<'static>,
+    field: &str,
+    headers: &BTreeMap<String, String>,
+) -> Result<Headers, PluginError> {
+    let mut added = Vec::new();
+    for (name, value) in headers {
+        add(env, &format!("{field}.{name}"), value)?;
+        added.push((name.clone(), value.matches(SECRET).count()));
+    }
+    Ok(added)
 }
 
 fn add(env: &mut Environment<'static>, name: &str, source: &str) -> Result<(), PluginError> {

@@ -7,15 +7,18 @@ use minijinja::value::{Object, Serde, Value};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use crate::bindings::carillon::plugin::sending::{Answer, Body, HttpRequest, Outbound, Progress, Round, Step};
+use crate::bindings::carillon::plugin::sending::{
+    Answer, Body, Failure, HttpRequest, Outbound, Outcome, Progress, Round, Step,
+};
 use crate::bindings::carillon::plugin::types::{Context, Media, PluginError};
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
+use crate::bindings::exports::carillon::plugin::lookup::Guest as Lookup;
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
 use crate::config::Compiled;
 
 mod answer;
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "device-sender" });
+    wit_bindgen::generate!({ path: "../../wit", world: "device-sender-lookup" });
 }
 mod config;
 
@@ -35,7 +38,10 @@ impl Describe for Webhook {
             adapter_schema: String::new(),
             hosts: Vec::new(),
             secrets: Vec::new(),
-            capabilities: vec![("provider-deduplicates".into(), "false".into())],
+            capabilities: vec![
+                ("provider-deduplicates".into(), "false".into()),
+                ("lookup".into(), "true".into()),
+            ],
         }
     }
 }
@@ -71,6 +77,39 @@ impl Sender for Webhook {
         let compiled = CONFIGS.with(|c| c.get(&ctx.config, Compiled::read))?;
         Ok(Progress { step: Step::Done(answer::outcome(&compiled.config, ctx.now, answer)), account_state: None })
     }
+}
+
+impl Lookup for Webhook {
+    fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
+        let compiled = CONFIGS.with(|c| c.get(&ctx.config, Compiled::read))?;
+        let Some(lookup) = &compiled.config.lookup else { return Ok(done(no_lookup())) };
+        let values = Value::from_dyn_object(Arc::new(Values(message)));
+        let request = HttpRequest {
+            method: lookup.method.clone(),
+            url: compiled.lookup_url(&values)?,
+            headers: compiled.lookup_headers(&values)?,
+            body: Body::Empty,
+            timeout_ms: compiled.config.timeout_ms,
+        };
+        Ok(Progress { step: Step::Request(Round { request, state: String::new() }), account_state: None })
+    }
+
+    fn resume(ctx: Context, _state: String, answer: Answer) -> Result<Progress, PluginError> {
+        let compiled = CONFIGS.with(|c| c.get(&ctx.config, Compiled::read))?;
+        Ok(done(match &compiled.config.lookup {
+            Some(lookup) => answer::looked_up(&compiled.config, lookup, ctx.now, answer),
+            None => no_lookup(),
+        }))
+    }
+}
+
+fn done(outcome: Outcome) -> Progress {
+    Progress { step: Step::Done(outcome), account_state: None }
+}
+
+fn no_lookup() -> Outcome {
+    let detail = "the configuration does not say how to look a message up".into();
+    Outcome::Unknown(Failure { code: "no-lookup".into(), detail, attributes: Vec::new() })
 }
 
 /// What templates see. Values are made when they ask for them: most templates use a few.

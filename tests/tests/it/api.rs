@@ -7,6 +7,7 @@ mod connections;
 mod import;
 mod resources;
 mod tls;
+mod unknown;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use carillon::clock::SystemClock;
 use carillon::config::Config;
 use carillon::core::Core;
+use carillon::egress::{Egress, EgressPolicy};
 use carillon::http::ConnectionLimits;
 use carillon::id::HostId;
 use carillon::metrics::Metrics;
@@ -106,12 +108,16 @@ impl Api {
         change(&mut config);
         let clock = Arc::new(SystemClock::new());
         let plugin_host = plugin_host().await;
+        // What the settings say is for tests that run a whole server.
+        let allow = config.allow_egress.iter().map(|entry| entry.parse().unwrap()).collect();
+        let policy = EgressPolicy { allow, ..EgressPolicy::default() };
         let core = Core {
             host: HostId::new(),
             store: store::open(&config.store_url(), config.store_connections).await.unwrap(),
             queue: queue::open(&config.queue, clock.clone()).await.unwrap(),
             plugins: Arc::new(Registry::new(plugin_host.clone())),
             plugin_host,
+            egress: Egress::new(policy).unwrap(),
             clock,
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),

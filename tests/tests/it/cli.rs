@@ -5,7 +5,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use carillon_tests::server::{Setup, binary, free_port};
-use serde_json::Value;
+use hyper::Method;
+use serde_json::{Value, json};
 
 use crate::plugin_contract::guests;
 
@@ -146,6 +147,55 @@ async fn a_token_of_the_command_line_opens_the_api_until_it_is_revoked() {
         matches!(client.get("/api/v1/campaigns").await, Ok((401, _)))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_outcomes_are_listed_and_resolved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Setup::embedded(folder.path(), &[]).start().await;
+    let devices =
+        json!([{"id": "dev-1", "channel": "sms", "tags": ["eu"]}, {"id": "dev-2", "channel": "sms", "tags": ["eu"]}]);
+    server.post("/api/v1/devices", &devices).await;
+    let csv = "address\n+1\n+2\n+3\n+4\n";
+    let (status, _) =
+        server.client.send(Method::PUT, "/api/v1/audiences/people", "text/csv", csv.into()).await.expect("an answer");
+    assert_eq!(status, 200);
+    let spec = json!({"name": "autumn", "audience": "people", "devices": {"tag": "eu"}, "delivery": "at_most_once",
+        "template": {"plugin": "jinja", "config": {"text": "Hi"}}, "delay": {"plugin": "uniform", "config": {"min_ms": 1, "max_ms": 1}},
+        "sender": {"plugin": "simulator", "config": {"unanswered_rate": 1.0}}});
+    let id = server.post("/api/v1/campaigns", &spec).await["id"].as_str().expect("an id").to_owned();
+    server.post(&format!("/api/v1/campaigns/{id}/launch"), &json!({})).await;
+    let path = format!("/api/v1/campaigns/{id}");
+    carillon_tests::wait::eventually("all are unknown", Duration::from_secs(60), || async {
+        matches!(server.client.get(&path).await, Ok((200, c)) if c["counts"]["unknown"] == 4)
+    })
+    .await;
+    let cli = |args: &[&str]| {
+        let url = format!("http://127.0.0.1:{}", server.setup.port);
+        run(carillon().args(args).args(["--url", &url, "--token", carillon_tests::server::TOKEN]))
+    };
+    let (code, listed, stderr) = cli(&["message", "unknown", "--campaign", &id]);
+    assert_eq!((code, listed.lines().count()), (Some(0), 4), "{listed}{stderr}");
+    assert!(listed.lines().all(|line| line.contains("autumn") && line.contains("dev-")), "{listed}");
+    let first = listed.split_whitespace().next().expect("an id").to_owned();
+    let (_, some, stderr) = cli(&["message", "unknown", "--limit", "1", "--json"]);
+    let some: Value = serde_json::from_str(some.trim()).expect("one JSON object");
+    assert_eq!(some["id"], json!(first));
+    assert!(stderr.contains("--limit"), "{stderr}");
+
+    let resolve = ["message", "resolve", &first, "--as", "sent", "--provider-id", "p-1", "--note", "seen in the log"];
+    let (code, stdout, stderr) = cli(&resolve);
+    assert_eq!((code, stdout.trim()), (Some(0), format!("{first} is sent").as_str()), "{stderr}");
+    let (code, _, stderr) = cli(&resolve);
+    assert!(code == Some(2) && stderr.contains("not unknown"), "{stderr}");
+    let second = listed.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("an id").to_owned();
+    let (code, _, stderr) = cli(&["message", "lookup", &second]);
+    assert!(code == Some(2) && stderr.contains("cannot look messages up"), "{stderr}");
+    let many = ["campaign", "resolve-unknown", &id, "--as", "failed"];
+    let (code, stdout, stderr) = cli(&[&many[..], &["--before", "2020-01-01T00:00:00Z"]].concat());
+    assert_eq!((code, stdout.trim()), (Some(0), "0 resolved as failed, 3 unknown still"), "{stderr}");
+    let (code, stdout, stderr) = cli(&many);
+    assert_eq!((code, stdout.trim()), (Some(0), "3 resolved as failed, 0 unknown still"), "{stderr}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod operating;
 mod plugins;
+mod unknown;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

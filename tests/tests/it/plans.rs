@@ -21,8 +21,9 @@ use carillon::campaign::CampaignStatus as C;
 use carillon::consent::NewSuppression;
 use carillon::device::PaceUpdate;
 use carillon::id::{DeviceNo, MessageId};
-use carillon::message::{Begun, MessageStatus as M, Reason, Settled, Settlement, Work};
-use carillon::store::Store;
+use carillon::message::{Begun, MessageRow, MessageStatus as M, Reason, Settled, Settlement, Work};
+use carillon::resolution::{Resolution, Resolved, Way};
+use carillon::store::{Store, UnknownOf};
 use carillon_tests::fleet::{at, sent};
 use carillon_tests::plans::plans_of;
 use parking_lot::Mutex;
@@ -188,7 +189,6 @@ async fn sending(filled: &Filled) {
             assert!(store.settle(&end(sent, false)).await.unwrap().into_iter().all(|applied| applied));
         })
         .await;
-    let retry = || Settled::Retry { due_at: at(800_000), counts: true, reason: Reason::new("http_503", "") };
     plans
         .add("settle, to be tried again", async |store, _| {
             assert!(store.settle(&end(retry, true)).await.unwrap().into_iter().all(|applied| applied));
@@ -200,6 +200,10 @@ async fn sending(filled: &Filled) {
         })
         .await;
     plans.check("sending");
+}
+
+fn retry() -> Settled {
+    Settled::Retry { due_at: at(800_000), counts: true, reason: Reason::new("http_503", "") }
 }
 
 /// What people look at.
@@ -239,6 +243,27 @@ async fn reading(filled: &Filled) {
     }
     store.close().await;
     assert!((5..=12).contains(&pages), "a page looks at a part of the run, and there is an end: {pages}");
+    plans
+        .add("unknown", async |store, n| {
+            let device = Some(filled.devices[n as usize]);
+            let cursor = (n > 3).then(|| filled.live.message(1_000 * n));
+            for runs in [None, Some(filled.runs.clone())] {
+                for device in [None, device] {
+                    store.unknown(&UnknownOf { runs: runs.clone(), device }, cursor, 100).await.unwrap();
+                }
+            }
+        })
+        .await;
+    plans
+        .add("unknown_runs", async |store, _| {
+            assert!(!store.unknown_runs(1_000).await.unwrap().is_empty());
+        })
+        .await;
+    plans
+        .add("runs", async |store, _| {
+            assert_eq!(store.runs(&filled.runs).await.unwrap().len(), filled.runs.len());
+        })
+        .await;
     plans
         .add("message", async |store, n| {
             let id = filled.live.message(1_000 * n + 100);
@@ -308,6 +333,31 @@ async fn rounds(filled: &Filled) {
     plans
         .add("retry_failed", async |store, _| {
             assert_eq!(store.retry_failed(filled.live.run.key, 100, NOW).await.unwrap(), 100);
+        })
+        .await;
+    plans
+        .add("claim_lookups", async |store, n| {
+            let page = store.unknown(&UnknownOf::default(), Some(filled.live.message(10_000 * n)), 50).await.unwrap();
+            let ids: Vec<MessageId> = page.items.iter().map(|m| m.id).collect();
+            let wait = Duration::from_secs(60);
+            assert!(!store.claim_lookups(&ids, 5, wait, wait, NOW).await.unwrap().is_empty());
+        })
+        .await;
+    plans
+        .add("resolve", async |store, n| {
+            let page = store.unknown(&UnknownOf::default(), Some(filled.live.message(10_000 * n)), 20).await.unwrap();
+            let word = |row: &MessageRow| Resolution {
+                message: row.id,
+                attempt: row.attempt,
+                outcome: if row.id.contact() / 1_000 % 2 == 0 { sent() } else { retry() },
+                way: Way::Operator,
+                note: "test".to_owned(),
+                suppress: None,
+                sequence: None,
+            };
+            let words: Vec<_> = page.items.iter().filter(|m| m.id.run() == filled.live.run.key).map(word).collect();
+            let answers = store.resolve(&words, NOW).await.unwrap();
+            assert!(!answers.is_empty() && answers.iter().all(|a| *a == Resolved::Done));
         })
         .await;
     plans

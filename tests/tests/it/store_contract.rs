@@ -12,6 +12,7 @@ mod sequences;
 mod settling;
 mod taking;
 mod turning;
+mod unknown;
 
 /// Makes a test of each named function for every backend.
 macro_rules! on_every_store {

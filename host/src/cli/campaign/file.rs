@@ -11,6 +11,7 @@ use crate::campaign::{CampaignSpec, DelayUse, Delivery, DevicePool, PluginUse, R
 use crate::clock::Time;
 use crate::device::DeviceSpec;
 use crate::id::Digest;
+use crate::resolution::UnknownPolicy;
 use crate::window::SendingWindow;
 
 /// A campaign as a file describes it, ready to be made.
@@ -42,6 +43,8 @@ struct Written {
     retry: RetryPolicy,
     #[serde(default)]
     delivery: Delivery,
+    #[serde(default)]
+    unknown: UnknownPolicy,
     window: Option<SendingWindow>,
 }
 
@@ -129,7 +132,8 @@ impl CampaignFile {
 }
 
 fn spec(written: Written, audience: String, tag: String) -> anyhow::Result<CampaignSpec> {
-    let Written { name, template, delay, sender, schedule, expires_at, retry, delivery, window, devices, .. } = written;
+    let Written { name, template, delay, sender, schedule, expires_at, retry, delivery, unknown, window, .. } = written;
+    let devices = written.devices;
     // The defaults are those of the API.
     let mut spec: CampaignSpec = serde_json::from_value(serde_json::json!({
         "name": name, "audience": audience, "devices": {}, "template": {"plugin": ""}, "delay": {"plugin": ""},
@@ -145,7 +149,7 @@ fn spec(written: Written, audience: String, tag: String) -> anyhow::Result<Campa
     };
     spec.sender = sender.map(Plugin::into_use).transpose()?;
     spec.priority = written.priority.unwrap_or(spec.priority);
-    Ok(CampaignSpec { schedule, expires_at, retry, delivery, window, ..spec })
+    Ok(CampaignSpec { schedule, expires_at, retry, delivery, unknown, window, ..spec })
 }
 
 impl Plugin {

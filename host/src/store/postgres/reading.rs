@@ -31,6 +31,8 @@ macro_rules! message_columns {
     };
 }
 
+pub(super) use message_columns;
+
 /// Messages of the run after `$1` and up to `$2`, at most `$3`.
 macro_rules! page_of_messages {
     ($of:literal) => {
@@ -152,7 +154,7 @@ pub(super) async fn attempts(pg: &Postgres, id: MessageId) -> Result<Vec<Attempt
          LEFT JOIN plugin_versions t ON t.no = a.template_no
          LEFT JOIN plugin_versions y ON y.no = a.delay_no
          LEFT JOIN plugin_versions s ON s.no = a.sender_no
-         WHERE a.message_id = $1 ORDER BY a.attempt",
+         WHERE a.message_id = $1 ORDER BY abs(a.attempt), a.attempt DESC",
     )
     .bind(id.0)
     .fetch_all(&pg.pool)

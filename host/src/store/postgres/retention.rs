@@ -57,7 +57,7 @@ pub(super) async fn prune_run(pg: &Postgres, before: Time, limit: u32, now: Time
         begin_pruning(pg, &mut tx, campaign, run, now).await?;
     }
     let step = rows::prune_step(run, state.cursor, state.last.max(state.pool_size), limit);
-    // A run is a range of both primary keys.
+    // A run is a range of each primary key.
     let messages = pg
         .sql("DELETE FROM messages WHERE id > $1 AND id <= $2")
         .bind(step.after.0)
@@ -66,6 +66,11 @@ pub(super) async fn prune_run(pg: &Postgres, before: Time, limit: u32, now: Time
         .await?
         .rows_affected();
     pg.sql("DELETE FROM attempts WHERE message_id > $1 AND message_id <= $2")
+        .bind(step.after.0)
+        .bind(step.upto.0)
+        .execute(&mut *tx)
+        .await?;
+    pg.sql("DELETE FROM lookups WHERE message_id > $1 AND message_id <= $2")
         .bind(step.after.0)
         .bind(step.upto.0)
         .execute(&mut *tx)

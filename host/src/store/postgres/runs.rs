@@ -140,6 +140,15 @@ pub(super) async fn run(pg: &Postgres, key: RunKey) -> Result<Option<Run>> {
         .transpose()
 }
 
+pub(super) async fn runs(pg: &Postgres, keys: &[RunKey]) -> Result<Vec<Run>> {
+    rows::in_rank_order(
+        pg.rows(run_columns!("WHERE key = ANY($1)"))
+            .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
+            .fetch_all(&pg.pool)
+            .await?,
+    )
+}
+
 pub(super) async fn run_devices(pg: &Postgres, key: RunKey) -> Result<Vec<DeviceNo>> {
     let found: Vec<i32> = pg
         .scalar("SELECT device_no FROM run_devices WHERE run_key = $1 ORDER BY pos")

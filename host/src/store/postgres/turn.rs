@@ -125,7 +125,8 @@ async fn step(pg: &Postgres, host: HostId, steps: &[Step<'_>], now: Time) -> Res
         if ended.iter().any(|s| s.pace.is_some()) {
             save_paces_in(pg, &mut tx, ended.iter().filter_map(|s| s.pace.as_ref())).await?;
         }
-        advance_enrolments(pg, &mut tx, &ended).await?;
+        let steps = ended.iter().filter_map(|s| Some(rows::AdvanceSql::new(s.message, s.sequence.as_ref()?)));
+        advance_enrolments(pg, &mut tx, &steps.collect::<Vec<_>>()).await?;
         let suppress: Vec<_> = ended.iter().filter_map(|s| Some((s.suppress.as_ref()?, s.finished_at))).collect();
         if !suppress.is_empty() {
             suppress_in(pg, &mut tx, &suppress).await?;
@@ -453,9 +454,7 @@ async fn keep_attempts(pg: &Postgres, tx: &mut Tx, batch: &[&Settlement]) -> Res
 }
 
 /// Moves the enrolments that still stand at the step of their message.
-async fn advance_enrolments(pg: &Postgres, tx: &mut Tx, batch: &[&Settlement]) -> Result<()> {
-    let steps: Vec<rows::AdvanceSql<'_>> =
-        batch.iter().filter_map(|s| Some(rows::AdvanceSql::new(s.message, s.sequence.as_ref()?))).collect();
+pub(super) async fn advance_enrolments(pg: &Postgres, tx: &mut Tx, steps: &[rows::AdvanceSql<'_>]) -> Result<()> {
     if steps.is_empty() {
         return Ok(());
     }

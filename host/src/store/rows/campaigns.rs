@@ -97,7 +97,22 @@ pub fn may_be_reopened(status: &str, pruned: bool) -> Result<()> {
 }
 
 fn messages_are_gone() -> StoreError {
-    StoreError::Conflict("the campaign's messages were removed, as its server keeps them for some days only".into())
+    StoreError::Conflict(MESSAGES_ARE_GONE.into())
+}
+
+const MESSAGES_ARE_GONE: &str = "the campaign's messages were removed, as its server keeps them for some days only";
+
+/// Why messages of this campaign cannot be sent again; `None` when they can, if need be after it is reopened.
+pub fn why_not_again(campaign: &Campaign, now: Time) -> Option<String> {
+    let status = campaign.status;
+    if closed_as(status).is_some() {
+        return Some(format!("the campaign is {}, and nothing of it is sent any more", status.as_str()));
+    }
+    if campaign.messages_pruned_at.is_some() {
+        return Some(MESSAGES_ARE_GONE.into());
+    }
+    let is_late = campaign.spec.expires_at.is_some_and(|at| at <= now);
+    is_late.then(|| "the campaign's expiry has passed, and nothing of it is sent any more".into())
 }
 
 /// A step of the removal of a run: which messages go, and how far the run is with it.

@@ -1,14 +1,17 @@
 //! Messages, settlements and attempts.
 
+use std::collections::{HashMap, HashSet};
+
 use uuid::Uuid;
 
 use super::{broken, device_id, digests, from_json, reason, time, to_i32, to_u32};
 use crate::clock::Time;
-use crate::id::{DeviceNo, HostId, MessageId, VersionNo};
+use crate::id::{DeviceNo, HostId, MessageId, RunKey, VersionNo};
 use crate::message::{
     AdvanceTo, AttemptRow, EnrolmentAdvance, InFlight, MessageRow, MessageStatus, Reason, Recipient, Settled,
     Settlement, Versions, Work, code,
 };
+use crate::resolution::{Resolution, ResolveAs, Resolved};
 use crate::sequence::EnrolmentStatus;
 use crate::store::Result;
 
@@ -65,6 +68,13 @@ pub struct SettleSql<'a> {
 
 impl<'a> From<&'a Settlement> for SettleSql<'a> {
     fn from(settlement: &'a Settlement) -> Self {
+        Self::of(&settlement.outcome, settlement.finished_at)
+    }
+}
+
+impl<'a> SettleSql<'a> {
+    /// The columns of an outcome at this time.
+    pub fn of(outcome: &'a Settled, finished_at: Time) -> Self {
         let plain = |status| Self {
             status,
             due_at: None,
@@ -79,7 +89,7 @@ impl<'a> From<&'a Settlement> for SettleSql<'a> {
             reason_detail: Some(&reason.detail),
             ..plain(status)
         };
-        match &settlement.outcome {
+        match outcome {
             Settled::Sent { provider_id, delivered } => {
                 let status = if *delivered { code::DELIVERED } else { code::SENT };
                 Self { provider_id: provider_id.as_deref(), ..plain(status) }
@@ -89,7 +99,7 @@ impl<'a> From<&'a Settlement> for SettleSql<'a> {
             Settled::Suppressed => plain(code::SUPPRESSED),
             Settled::Expired => plain(code::EXPIRED),
             Settled::Retry { due_at, counts, reason } => {
-                let ready = *due_at <= settlement.finished_at;
+                let ready = *due_at <= finished_at;
                 let status = if ready { code::READY } else { code::DEFERRED };
                 Self { due_at: Some(due_at.as_ms()), counts: i16::from(*counts), ..because(status, reason) }
             }
@@ -130,6 +140,42 @@ impl<'a> AdvanceSql<'a> {
             exit_reason,
         }
     }
+}
+
+/// The word in `attempts.outcome` for what an unknown outcome turned out to be; `None` for what resolves nothing.
+///
+/// Its row stands under the attempt's number with the sign changed: an attempt is resolved once.
+pub const fn resolution_outcome(outcome: &Settled) -> Option<&'static str> {
+    match ResolveAs::of(outcome) {
+        Some(ResolveAs::Sent) => Some("resolved-sent"),
+        Some(ResolveAs::Failed) => Some("resolved-failed"),
+        Some(ResolveAs::Retry) => Some("resolved-retry"),
+        None => None,
+    }
+}
+
+/// What became of each resolution: those that were applied are `done`; `unknown` are the attempts of messages that were
+/// unknown, or still are.
+pub fn resolved(
+    resolutions: &[Resolution],
+    done: &HashSet<MessageId>,
+    refused: &HashMap<RunKey, String>,
+    unknown: &HashMap<MessageId, u32>,
+) -> Vec<Resolved> {
+    let mut told = HashSet::new();
+    let one = |r: &Resolution| {
+        if done.contains(&r.message) && told.insert(r.message) {
+            return Resolved::Done;
+        }
+        match refused.get(&r.message.run()) {
+            Some(why) if r.sends_again() => Resolved::Refused(why.clone()),
+            _ if r.sends_again() && unknown.get(&r.message) == Some(&r.attempt) && !told.contains(&r.message) => {
+                Resolved::Refused("its contact is no longer at this step of the sequence".to_owned())
+            }
+            _ => Resolved::NotUnknown,
+        }
+    };
+    resolutions.iter().map(one).collect()
 }
 
 /// The word in `attempts.outcome`; `None` for an outcome that leaves no row.
@@ -248,7 +294,7 @@ impl AttemptSql {
     /// The attempt.
     pub fn read(self) -> Result<AttemptRow> {
         Ok(AttemptRow {
-            attempt: to_u32(self.attempt.into()),
+            attempt: self.attempt.unsigned_abs(),
             device: device_id(&self.device_id)?,
             outcome: self.outcome,
             reason: reason(self.reason_code, self.reason_detail),

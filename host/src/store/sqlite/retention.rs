@@ -46,7 +46,7 @@ pub(super) async fn prune_run(lite: &Sqlite, before: Time, limit: u32, now: Time
             .await?;
     }
     let step = rows::prune_step(run, state.cursor, state.last.max(state.pool_size), limit);
-    // A run is a range of both primary keys.
+    // A run is a range of each primary key.
     let messages = lite
         .sql("DELETE FROM messages WHERE id > $1 AND id <= $2")
         .bind(step.after.0)
@@ -55,6 +55,11 @@ pub(super) async fn prune_run(lite: &Sqlite, before: Time, limit: u32, now: Time
         .await?
         .rows_affected();
     lite.sql("DELETE FROM attempts WHERE message_id > $1 AND message_id <= $2")
+        .bind(step.after.0)
+        .bind(step.upto.0)
+        .execute(&mut *tx)
+        .await?;
+    lite.sql("DELETE FROM lookups WHERE message_id > $1 AND message_id <= $2")
         .bind(step.after.0)
         .bind(step.upto.0)
         .execute(&mut *tx)

@@ -133,6 +133,15 @@ pub(super) async fn run(lite: &Sqlite, key: RunKey) -> Result<Option<Run>> {
         .transpose()
 }
 
+pub(super) async fn runs(lite: &Sqlite, keys: &[RunKey]) -> Result<Vec<Run>> {
+    rows::in_rank_order(
+        lite.rows(run_columns!("WHERE key IN (SELECT value FROM json_each($1))"))
+            .bind(list(keys.iter().map(|key| key.0))?)
+            .fetch_all(&lite.readers)
+            .await?,
+    )
+}
+
 pub(super) async fn run_devices(lite: &Sqlite, key: RunKey) -> Result<Vec<DeviceNo>> {
     let found: Vec<i32> = lite
         .scalar("SELECT device_no FROM run_devices WHERE run_key = $1 ORDER BY pos")

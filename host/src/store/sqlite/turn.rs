@@ -80,7 +80,8 @@ async fn take_steps(lite: &Sqlite, tx: &mut Tx, host: HostId, steps: &[Step<'_>]
     if ended.iter().any(|(end, _)| has_more(end)) {
         keep_attempts(lite, tx, &ended).await?;
         save_paces_in(lite, tx, ended.iter().filter_map(|(end, _)| end.pace.as_ref())).await?;
-        advance_enrolments(lite, tx, &ended).await?;
+        let steps = ended.iter().filter_map(|(s, _)| Some(rows::AdvanceSql::new(s.message, s.sequence.as_ref()?)));
+        advance_enrolments(lite, tx, steps).await?;
         let suppress: Vec<_> =
             ended.iter().filter_map(|(end, _)| Some((end.suppress.as_ref()?, end.finished_at))).collect();
         suppress_in(lite, tx, &suppress).await?;
@@ -387,11 +388,14 @@ async fn keep_attempts(lite: &Sqlite, tx: &mut Tx, ended: &[(&Settlement, i16)])
 }
 
 /// Moves the enrolments that still stand at the step of their message.
-async fn advance_enrolments(lite: &Sqlite, tx: &mut Tx, ended: &[(&Settlement, i16)]) -> Result<()> {
-    let steps = ended.iter().filter_map(|(s, _)| {
-        let to = rows::AdvanceSql::new(s.message, s.sequence.as_ref()?);
+pub(super) async fn advance_enrolments<'a>(
+    lite: &Sqlite,
+    tx: &mut Tx,
+    steps: impl Iterator<Item = rows::AdvanceSql<'a>>,
+) -> Result<()> {
+    let steps = steps.map(|to| {
         let steps = i32::from(to.status == EnrolmentStatus::Waiting);
-        Some((to.sequence_no, to.contact_no, to.step, to.status.code(), steps, to.due_at, to.exit_reason))
+        (to.sequence_no, to.contact_no, to.step, to.status.code(), steps, to.due_at, to.exit_reason)
     });
     let steps: Vec<_> = steps.collect();
     if steps.is_empty() {

@@ -75,6 +75,13 @@ async fn every_changing_operation_leaves_a_row() {
     by.json("POST /campaigns/{id}/retry-failed", &id, none.clone(), "campaign.retry-failed").await;
     by.json("POST /campaigns/{id}/cancel", &id, none.clone(), "campaign.cancel").await;
 
+    let (id, messages) = api.unproved(|_| {}).await;
+    let message = |n: usize| messages[n].to_string();
+    by.json("POST /messages/{id}/lookup", &message(0), none.clone(), "message.lookup").await;
+    by.json("POST /messages/{id}/resolve", &message(0), json!({"as": "failed"}), "message.resolve").await;
+    let word = json!({"as": "sent", "note": "seen in the log"});
+    by.json("POST /campaigns/{id}/resolve-unknown", &id, word, "campaign.resolve-unknown").await;
+
     let step = json!({"template": {"plugin": "jinja", "config": {"text": "x"}},
         "delay": {"plugin": "uniform", "config": {"min_ms": 1, "max_ms": 2}},
         "sender": {"plugin": "simulator", "config": {}}});

@@ -94,6 +94,22 @@ async fn a_description_that_lies_is_refused() {
 }
 
 #[tokio::test]
+async fn an_ability_that_is_not_there_is_refused() {
+    // `describe` says ("lookup", "true"): a pair of texts in a list of one.
+    let capabilities = guests::RECORD + 56;
+    let claims = format!(
+        "(i64.store (i32.const 64) (i64.const 0x70756b6f6f6c)) (i32.store (i32.const 72) (i32.const 0x65757274))
+         (i32.store (i32.const 80) (i32.const 64)) (i32.store (i32.const 84) (i32.const 6))
+         (i32.store (i32.const 88) (i32.const 72)) (i32.store (i32.const 92) (i32.const 4))
+         (i32.store (i32.const {capabilities}) (i32.const 80)) (i32.store (i32.const {}) (i32.const 1)) {}",
+        capabilities + 4,
+        guests::DESCRIBED
+    );
+    let refused = refusal(guests::describing(&claims)).await;
+    assert!(refused.code == "missing-export" && refused.detail.contains("carillon:plugin/lookup"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_schema_that_refers_to_itself_ends() {
     for schema in [
         r##"{"$ref":"#"}"##,

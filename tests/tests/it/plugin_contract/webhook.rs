@@ -200,3 +200,66 @@ async fn rules_decide_by_status_and_by_value() {
     assert!(matches!(&down, Outcome::DeviceDown(outage) if outage.retry_ms == Some(60_000.0)), "{down:?}");
     assert!(matches!(asked.status(208, &[], "").await, Outcome::Delivered(_)));
 }
+
+#[tokio::test]
+async fn a_look_up_asks_as_it_is_told() {
+    let plugin = first_party("webhook").await;
+    assert!(plugin.can_look_up());
+    let config = json!({
+        "url": URL, "headers": { "Authorization": "Bearer {{secret:KEY}}" },
+        "lookup": { "url": "https://api.example.com/messages/{{ id }}?to={{ to }}", "provider_id": "/message/sid",
+            "outcomes": [
+                { "status": [404], "outcome": "transient" },
+                { "pointer": "/message/state", "values": ["delivered"], "outcome": "delivered" },
+                { "pointer": "/message/state", "values": ["rejected"], "outcome": "invalid-recipient" },
+            ] },
+    });
+    plugin.check_config(&config.to_string()).unwrap();
+    let ctx = ctx(config.to_string());
+    let step = plugin.start_lookup(&ctx, outbound()).await.unwrap().step;
+    let Step::Request { request, state } = step else { panic!("{step:?}") };
+    assert_eq!((request.method.as_str(), text_or_empty(&request.body)), ("GET", ""));
+    assert_eq!(request.url, "https://api.example.com/messages/1000000000000000001?to=%2B39055123");
+    assert_eq!(request.headers, [("Authorization".into(), "Bearer {{secret:KEY}}".into())], "those of a send");
+    let answered = async |answer: Answer| match plugin.resume_lookup(&ctx, &state, answer).await.unwrap().step {
+        Step::Done(outcome) => outcome,
+        Step::Request { .. } => panic!("webhook makes one request"),
+    };
+    let status = async |status: u32, body: &str| {
+        answered(Answer::Response(HttpResponse { status, headers: Vec::new(), body: PluginBody::Text(body.into()) }))
+            .await
+    };
+    let sid = r#"{"message":{"sid":"s-1","state":"queued"}}"#;
+    assert!(matches!(status(200, sid).await, Outcome::Accepted(a) if a.provider_id == "s-1"));
+    assert!(matches!(status(200, &sid.replace("queued", "delivered")).await, Outcome::Delivered(_)));
+    assert!(matches!(status(200, &sid.replace("queued", "rejected")).await, Outcome::RecipientPermanent(_)));
+    assert!(matches!(status(404, "{}").await, Outcome::Transient(_)));
+    // Whatever else it answers proves nothing about the message: not even that the provider is not there.
+    for other in [301, 400, 401, 410, 429, 500, 503] {
+        assert!(matches!(status(other, "{}").await, Outcome::Unknown(_)), "{other}");
+    }
+    assert!(matches!(answered(Answer::NotSent("no route".into())).await, Outcome::Unknown(_)));
+    assert!(matches!(answered(Answer::Unanswered("cut".into())).await, Outcome::Unknown(_)));
+}
+
+#[tokio::test]
+async fn without_a_look_up_nothing_is_asked() {
+    let plugin = first_party("webhook").await;
+    let step = plugin.start_lookup(&ctx(json!({ "url": URL }).to_string()), outbound()).await.unwrap().step;
+    assert!(matches!(step, Step::Done(Outcome::Unknown(why)) if why.code == "no-lookup"));
+    let simulator = first_party("simulator").await;
+    assert!(!simulator.can_look_up());
+    assert!(simulator.start_lookup(&ctx("{}"), outbound()).await.is_err());
+    let wrong = json!({ "url": URL, "lookup": { "url": "https://x/{{ id", "outcomes": [{ "status": [404] }] } });
+    assert!(plugin.check_config(&wrong.to_string()).is_err(), "a rule without an outcome");
+    let wrong = json!({ "url": URL, "lookup": { "url": "https://x/{{ id" } }).to_string();
+    let error = plugin.start_lookup(&ctx(wrong), outbound()).await.unwrap_err();
+    assert!(matches!(&error, PluginFault::InvalidConfig(why) if why.starts_with("lookup.url, line 1")), "{error}");
+}
+
+fn text_or_empty(body: &PluginBody) -> &str {
+    match body {
+        PluginBody::Empty => "",
+        other => text(other),
+    }
+}

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use carillon::campaign::RunOwner;
 use carillon::clock::Time;
 use carillon::consent::NewSuppression;
@@ -5,7 +7,8 @@ use carillon::id::{DeviceNo, HostId, MessageId, RunKey, SequenceId};
 use carillon::message::{
     AdvanceTo, Begun, Claim, Counts, EnrolmentAdvance, MessageStatus, Reason, Settled, Settlement, Versions, Work,
 };
-use carillon::sequence::{Enrolment, EnrolmentStatus, Sequence, SequenceStatus as S};
+use carillon::resolution::{Resolution, Resolved, Way};
+use carillon::sequence::{Enrolment, EnrolmentStatus, Sequence, SequenceStatus as S, Step};
 use carillon::store::{Enrolled, Store, StoreError};
 use carillon_tests::fleet::{
     T0, addresses, at, audience, contact, devices, exact_counts, sent, sequence_spec, versions,
@@ -231,6 +234,56 @@ async fn an_unknown_outcome_blocks_the_next_step(t: Opened) {
     assert_eq!(p.store.step_due(at(9_999), 10).await.unwrap(), (vec![], None));
 }
 
+async fn a_resolved_outcome_moves_its_enrolment(t: Opened) {
+    let p = playing(&*t.store, 2, &["a"]).await;
+    let device = p.devices[0];
+    for address in ["+1", "+2", "+3", "+4"] {
+        p.enrol(address, at(1)).await;
+    }
+    p.store.step_due(at(1), 10).await.unwrap();
+    for contact in 1..=4 {
+        let work = p.take(p.message(0, contact), device, at(2)).await;
+        let unknown = Settled::Unknown(Reason::new("timeout", ""));
+        p.settle(Settlement { sequence: None, ..p.end(&work, device, unknown, 0, AdvanceTo::Completed, at(3)) }).await;
+    }
+    let step = Step { sequence: p.sequence.no, step: 0, next_offset: Some(Duration::from_secs(60)) };
+    let said = |contact: u32, outcome: Settled| Resolution {
+        message: p.message(0, contact),
+        attempt: 1,
+        sequence: step.advance(&outcome, at(10)),
+        outcome,
+        way: Way::Operator,
+        note: String::new(),
+        suppress: None,
+    };
+    let again = || Settled::Retry { due_at: at(10), counts: true, reason: Reason::new("resolved-retry", "") };
+    assert!(p.store.exit_enrolment(p.sequence.no, "+4", "goal", at(9)).await.unwrap());
+    let words = [
+        said(1, sent()),
+        said(2, Settled::Failed(Reason::new("recipient-invalid", ""))),
+        said(3, again()),
+        said(4, again()),
+    ];
+    let answers = p.store.resolve(&words, at(10)).await.unwrap();
+    assert_eq!(answers[..3], [Resolved::Done, Resolved::Done, Resolved::Done]);
+    assert!(matches!(&answers[3], Resolved::Refused(why) if why.contains("sequence")), "it has left: {answers:?}");
+
+    let e = p.enrolment(1).await;
+    assert_eq!((e.status, e.step, e.due_at), (EnrolmentStatus::Waiting, 1, Some(at(70))), "as after any send");
+    let e = p.enrolment(2).await;
+    assert_eq!((e.status, e.exit_reason.as_deref()), (EnrolmentStatus::Exited, Some("recipient-invalid")));
+    assert_eq!((p.enrolment(3).await.status, p.enrolment(3).await.step), (EnrolmentStatus::InStep, 0));
+    assert_eq!(p.enrolment(4).await.status, EnrolmentStatus::Exited);
+    let expected = Counts { pending: 1, sent: 1, failed: 1, unknown: 1, ..Counts::default() };
+    assert_eq!(exact_counts(p.store, p.run(0)).await, expected);
+    let work = p.take(p.message(0, 3), device, at(11)).await;
+    p.settle(p.end(&work, device, sent(), 0, AdvanceTo::NextStep(at(71)), at(12))).await;
+    assert_eq!(p.enrolment(3).await.step, 1);
+    // Of one that has left it can still be said what it was: that moves nothing.
+    assert_eq!(p.store.resolve(&[said(4, sent())], at(20)).await.unwrap(), [Resolved::Done]);
+    assert_eq!(p.enrolment(4).await.status, EnrolmentStatus::Exited);
+}
+
 async fn a_step_advances_only_from_where_it_stands(t: Opened) {
     let p = playing(&*t.store, 3, &["a"]).await;
     p.enrol("+1", at(1)).await;
@@ -334,6 +387,7 @@ super::on_every_store!(
     an_audience_is_enrolled_in_pages,
     steps_of_a_sequence_that_does_not_run_wait,
     an_unknown_outcome_blocks_the_next_step,
+    a_resolved_outcome_moves_its_enrolment,
     a_step_advances_only_from_where_it_stands,
     a_call_ends_an_enrolment,
     an_opt_out_ends_every_sequence_of_the_address,
