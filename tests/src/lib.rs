@@ -5,6 +5,7 @@
 pub mod chaos;
 pub mod client;
 pub mod fleet;
+pub mod guests;
 pub mod plans;
 pub mod postgres;
 pub mod redis;

@@ -2,7 +2,6 @@
 
 mod escapes;
 mod first_party;
-pub mod guests;
 mod hostile;
 mod webhook;
 
