@@ -112,7 +112,8 @@ impl SendingWindow {
         let end_date = if to <= from { date.tomorrow().ok()? } else { date };
         let start = date.to_datetime(from).to_zoned_datetime(zone.clone()).ok()?.timestamp();
         let end = end_date.to_datetime(to).to_zoned_datetime(zone.clone()).ok()?.timestamp();
-        Some((start.into(), end.into()))
+        // Where the clock jumps over all of it, there is no window on that day.
+        (start < end).then(|| (start.into(), end.into()))
     }
 }
 
@@ -169,6 +170,14 @@ mod tests {
         w.recipient_zone = true;
         assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("Asia/Tokyo")), Duration::ZERO);
         assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("nonsense")), 8 * HOUR);
+    #[test]
+    fn a_window_that_the_clock_jumps_over_is_not_there() {
+        let w = window("02:30", "03:00", "Europe/Rome"); // neither exists on 2027-03-28
+        let wait = w.opens_in(at("2027-03-28T00:00:00Z"), None);
+        assert_eq!(w.opens_in(at("2027-03-28T00:00:00Z").plus(wait), None), Duration::ZERO);
+        assert_eq!(wait, 24 * HOUR + HOUR / 2);
+    }
+
     }
 
     #[test]
