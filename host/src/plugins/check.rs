@@ -15,6 +15,7 @@ use super::wire;
 use crate::clock::Time;
 use crate::id::Digest;
 use crate::plugin::{PluginInfo, PluginKind};
+use crate::message::truncate;
 
 /// What the upload check found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,9 @@ pub struct Inspected {
 }
 
 /// Why a component is not taken.
+/// The longest detail of a refusal, in bytes.
+const MAX_DETAIL: usize = 2_000;
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Refusal {
@@ -51,7 +55,10 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        let mut detail = detail.into();
+        // It may quote names that the component brings, which may be as long as the component.
+        truncate(&mut detail, MAX_DETAIL);
+        Self { code, detail }
     }
 
     pub(super) fn internal(error: &dyn fmt::Display) -> Self {
