@@ -10,6 +10,8 @@ mod client;
 mod demo;
 mod doctor;
 mod fleet_csv;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod local;
 mod plugin;
 mod progress;

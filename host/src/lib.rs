@@ -22,6 +22,9 @@ pub mod core;
 pub mod device;
 pub mod egress;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod id;
 pub mod lifecycle;

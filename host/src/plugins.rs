@@ -12,6 +12,8 @@ mod cache;
 mod check;
 mod delay;
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod instance;
 mod limits;
 mod registry;

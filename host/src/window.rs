@@ -11,6 +11,9 @@ use utoipa::ToSchema;
 use crate::campaign::BadField;
 use crate::clock::Time;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 /// When messages may be sent. `{"from":"09:00","to":"20:00","days":["mon","tue"],"zone":"Europe/Rome"}`; a window
 /// whose `from` is after its `to` passes midnight and belongs to the day it began on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -13,3 +13,4 @@ pub mod server;
 pub mod sink;
 pub mod stores;
 pub mod wait;
+pub mod strangers;

@@ -15,6 +15,8 @@ use crate::campaign::CampaignStatus;
 use crate::config::{Config, Role};
 use crate::id::CampaignId;
 use file::CampaignFile;
+#[cfg(any(test, fuzzing))]
+pub(super) use file::fuzzing;
 
 /// How often progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

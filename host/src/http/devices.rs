@@ -63,7 +63,7 @@ fn from_json(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
     if bytes.trim_ascii_start().first() == Some(&b'[') { body::parse(bytes) } else { Ok(vec![body::parse(bytes)?]) }
 }
 
-fn from_lines(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
+pub(super) fn from_lines(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
     let lines = bytes.split(|b| *b == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
     lines.map(|(line, n): (_, usize)| body::parse(line).map_err(|problem| on_line(problem, n as u64))).collect()
 }
@@ -77,7 +77,7 @@ fn on_line(mut problem: Problem, line: u64) -> Problem {
     problem
 }
 
-fn from_csv(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
+pub(super) fn from_csv(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes.as_ref());
     let bad = |error: csv::Error| Problem::bad_request(format!("the body is not CSV: {error}"));
     let header = reader.headers().map_err(bad)?.clone();

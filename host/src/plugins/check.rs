@@ -323,7 +323,7 @@ fn broken(shared: &Shared, code: &'static str, what: &str, error: &wasmtime::Err
     Refusal::new(code, detail)
 }
 
-fn check_info(info: &PluginInfo, kind: PluginKind) -> Result<(), Refusal> {
+pub(super) fn check_info(info: &PluginInfo, kind: PluginKind) -> Result<(), Refusal> {
     let bad = |detail: String| Err(Refusal::new("invalid-description", detail));
     let word = |s: &str| {
         (1..=64).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

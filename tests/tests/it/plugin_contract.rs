@@ -3,6 +3,7 @@
 mod escapes;
 mod first_party;
 mod hostile;
+mod seeds;
 mod webhook;
 
 use std::sync::{Arc, LazyLock};
