@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Time;
 use crate::id::{AudienceNo, CampaignId, DeviceId, RunKey, SequenceNo};
+use crate::json::object;
 use crate::window::SendingWindow;
 
 /// What a user asks for: the body of `POST /api/v1/campaigns`.
@@ -22,6 +23,7 @@ pub struct CampaignSpec {
     /// Which devices send.
     pub devices: DevicePool,
     /// What each message says.
+    #[serde(deserialize_with = "object")]
     pub template: PluginUse,
     /// How long a device waits after each send.
     pub delay: DelayUse,
@@ -29,7 +31,7 @@ pub struct CampaignSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<PluginUse>,
     /// When it starts; at launch when absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub schedule: Schedule,
     /// 0 (first) to 9 (last): which campaign's messages a device sends first.
     #[serde(default = "default_priority")]
@@ -41,7 +43,7 @@ pub struct CampaignSpec {
     #[serde(default)]
     pub retry: RetryPolicy,
     /// What happens to a message whose outcome cannot be proved.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub delivery: Delivery,
     /// When messages may be sent; at any time when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::campaign::{BadField, PluginUse, check_name};
 use crate::clock::{Clock, Time};
 use crate::id::{DeviceId, DeviceNo, RunKey};
+use crate::json::object;
 
 /// A device as a user describes it: an element of `POST /api/v1/devices`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -26,7 +27,7 @@ pub struct DeviceSpec {
     #[serde(default)]
     pub tags: Vec<String>,
     /// The most it may send.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub caps: Caps,
     /// What its sender plugin needs to know about it: number, account, address, secret names. Any JSON object that
     /// the sender's adapter schema accepts.

@@ -27,6 +27,7 @@ pub mod fleet;
 pub mod fuzzing;
 pub mod http;
 pub mod id;
+mod json;
 pub mod lifecycle;
 pub mod message;
 pub mod metrics;

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use crate::campaign::{BadField, DelayUse, Delivery, DevicePool, PluginUse, RetryPolicy, SendPlan, check_name};
 use crate::clock::Time;
 use crate::id::{AudienceNo, RunKey, SequenceId, SequenceNo};
+use crate::json::object;
 use crate::window::SendingWindow;
 
 /// What a user asks for: the body of `POST /api/v1/sequences`.
@@ -16,6 +17,7 @@ pub struct SequenceSpec {
     pub name: String,
     /// Which devices send.
     pub devices: DevicePool,
+    #[serde(deserialize_with = "object")]
     /// The steps, 1 to 50.
     pub steps: Vec<StepSpec>,
     /// 0 (first) to 9 (last).
@@ -25,7 +27,7 @@ pub struct SequenceSpec {
     #[serde(default)]
     pub retry: RetryPolicy,
     /// What happens to a message whose outcome cannot be proved; an `unknown` message blocks the next step.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub delivery: Delivery,
     /// When messages may be sent, for steps that do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 use crate::campaign::{CampaignSpec, CampaignStatus};
 use crate::core::Core;
 use crate::id::{CampaignId, MessageId};
+use crate::json::Object;
 use crate::message::MessageStatus;
 use crate::operations::Actor;
 use crate::operations::campaigns::{self, CampaignPatch, CampaignView};
@@ -82,7 +83,7 @@ async fn change(
     State(core): State<Core>,
     actor: Actor,
     Id(id): Id<CampaignId>,
-    Json(patch): Json<CampaignPatch>,
+    Json(Object(patch)): Json<Object<CampaignPatch>>,
 ) -> Result<Json<CampaignView>, Problem> {
     campaigns::edit_campaign(&core, &actor, id, patch).await?;
     Ok(Json(campaigns::campaign_view(&core, id).await?))
@@ -112,7 +113,7 @@ async fn pause(
     State(core): State<Core>,
     actor: Actor,
     Id(id): Id<CampaignId>,
-    OptionalJson(body): OptionalJson<Pause>,
+    OptionalJson(Object(body)): OptionalJson<Object<Pause>>,
 ) -> Result<Json<CampaignView>, Problem> {
     campaigns::pause(&core, &actor, id, body.reason.as_deref()).await?;
     Ok(Json(campaigns::campaign_view(&core, id).await?))

@@ -8,6 +8,7 @@ use crate::campaign::{BadField, Campaign, CampaignEvent, CampaignSpec, CampaignS
 use crate::clock::Time;
 use crate::core::Core;
 use crate::id::{CampaignId, RunKey};
+use crate::json::optional_object;
 use crate::message::Counts;
 use crate::queue::Wake;
 use crate::store::Page;
@@ -28,6 +29,7 @@ pub struct CampaignPatch {
     pub priority: Option<u8>,
     /// The pace.
     pub delay: Option<DelayPatch>,
+    #[serde(default, deserialize_with = "optional_object")]
     /// When messages may be sent.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<SendingWindow>)]
@@ -38,6 +40,7 @@ pub struct CampaignPatch {
     pub expires_at: Option<Option<Time>>,
     /// How often and when a message is tried again.
     pub retry: Option<RetryPolicy>,
+    #[serde(default, deserialize_with = "optional_object")]
 }
 
 /// What may be changed of a delay strategy: absent fields stay.
