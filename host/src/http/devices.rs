@@ -142,14 +142,14 @@ async fn list(
 
 /// One device.
 #[utoipa::path(get, path = "/devices/{id}", tag = "devices", security(("token" = ["devices:read"])),
-    params(("id" = String, Path, description = "The device's id")), responses((status = 200, body = DeviceView)))]
+    params(("id" = DeviceId, Path, description = "The device's id")), responses((status = 200, body = DeviceView)))]
 async fn show(State(core): State<Core>, Id(id): Id<DeviceId>) -> Result<Json<DeviceView>, Problem> {
     Ok(Json(devices::device_view(&core, &id).await?))
 }
 
 /// Change a device by a JSON merge patch (RFC 7396) of its fields; `"held": null` lifts a hold.
 #[utoipa::path(patch, path = "/devices/{id}", tag = "devices", security(("token" = ["devices:write"])),
-    params(("id" = String, Path, description = "The device's id")),
+    params(("id" = DeviceId, Path, description = "The device's id")),
     request_body(content = Object, content_type = "application/merge-patch+json"),
     responses((status = 200, body = DeviceView)))]
 async fn change(
@@ -164,7 +164,7 @@ async fn change(
 
 /// Delete a device that has no open messages.
 #[utoipa::path(delete, path = "/devices/{id}", tag = "devices", security(("token" = ["devices:write"])),
-    params(("id" = String, Path, description = "The device's id")), responses((status = 204, description = "It is gone.")))]
+    params(("id" = DeviceId, Path, description = "The device's id")), responses((status = 204, description = "It is gone.")))]
 async fn remove(State(core): State<Core>, actor: Actor, Id(id): Id<DeviceId>) -> Result<StatusCode, Problem> {
     devices::delete_device(&core, &actor, &id).await?;
     Ok(StatusCode::NO_CONTENT)
