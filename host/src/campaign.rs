@@ -17,13 +17,15 @@ use crate::window::SendingWindow;
 #[serde(deny_unknown_fields)]
 pub struct CampaignSpec {
     /// A name for people, 1 to 200 characters; need not be unique.
+    #[schema(min_length = 1, max_length = 200)]
     pub name: String,
     /// The audience's name, as in `PUT /audiences/{name}`. Its current version is frozen at launch.
+    #[schema(min_length = 1)]
     pub audience: String,
     /// Which devices send.
+    #[serde(deserialize_with = "object")]
     pub devices: DevicePool,
     /// What each message says.
-    #[serde(deserialize_with = "object")]
     pub template: PluginUse,
     /// How long a device waits after each send.
     pub delay: DelayUse,
@@ -35,15 +37,16 @@ pub struct CampaignSpec {
     pub schedule: Schedule,
     /// 0 (first) to 9 (last): which campaign's messages a device sends first.
     #[serde(default = "default_priority")]
+    #[schema(maximum = 9)]
     pub priority: u8,
     /// Messages not sent by then become `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
     /// How often and when a message is tried again.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub retry: RetryPolicy,
     /// What happens to a message whose outcome cannot be proved.
-    #[serde(default, deserialize_with = "object")]
+    #[serde(default)]
     pub delivery: Delivery,
     /// When messages may be sent; at any time when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +66,6 @@ pub struct DevicePool {
     pub tag: Option<String>,
     /// These devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<String>>)]
     pub ids: Option<Vec<DeviceId>>,
     /// How recipients are spread over the devices.
     #[serde(default)]
@@ -148,6 +150,7 @@ pub struct Schedule {
 #[serde(deny_unknown_fields, default)]
 pub struct RetryPolicy {
     /// Attempts that count, the first included (1 to 100).
+    #[schema(minimum = 1, maximum = 100)]
     pub max_attempts: u32,
     /// The first wait, in milliseconds; it doubles with each attempt and is jittered by ±25 %.
     pub base_ms: u64,

@@ -13,21 +13,24 @@ use crate::window::SendingWindow;
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SequenceSpec {
-    /// A name for people.
+    /// A name for people, 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 200)]
     pub name: String,
     /// Which devices send.
-    pub devices: DevicePool,
     #[serde(deserialize_with = "object")]
+    pub devices: DevicePool,
     /// The steps, 1 to 50.
+    #[schema(min_items = 1, max_items = 50)]
     pub steps: Vec<StepSpec>,
     /// 0 (first) to 9 (last).
     #[serde(default = "default_priority")]
+    #[schema(maximum = 9)]
     pub priority: u8,
     /// How often and when a message is tried again.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub retry: RetryPolicy,
     /// What happens to a message whose outcome cannot be proved; an `unknown` message blocks the next step.
-    #[serde(default, deserialize_with = "object")]
+    #[serde(default)]
     pub delivery: Delivery,
     /// When messages may be sent, for steps that do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,11 +20,14 @@ pub(crate) mod fuzzing;
 #[serde(deny_unknown_fields)]
 pub struct SendingWindow {
     /// Local time of day, `HH:MM`, from when messages may be sent.
+    #[schema(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$")]
     pub from: String,
     /// Local time of day, `HH:MM`, until when; equal to `from` means the whole day.
+    #[schema(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$")]
     pub to: String,
     /// The days on which a window begins; every day when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
     pub days: Option<Vec<Day>>,
     /// IANA zone of the campaign, such as `Europe/Rome`.
     #[serde(default = "utc")]
@@ -168,12 +171,6 @@ mod tests {
     }
 
     #[test]
-    fn the_recipients_zone_wins_when_asked() {
-        let mut w = window("09:00", "20:00", "UTC");
-        w.recipient_zone = true;
-        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("Asia/Tokyo")), Duration::ZERO);
-        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("nonsense")), 8 * HOUR);
-    #[test]
     fn a_window_that_the_clock_jumps_over_is_not_there() {
         let w = window("02:30", "03:00", "Europe/Rome"); // neither exists on 2027-03-28
         let wait = w.opens_in(at("2027-03-28T00:00:00Z"), None);
@@ -181,6 +178,12 @@ mod tests {
         assert_eq!(wait, 24 * HOUR + HOUR / 2);
     }
 
+    #[test]
+    fn the_recipients_zone_wins_when_asked() {
+        let mut w = window("09:00", "20:00", "UTC");
+        w.recipient_zone = true;
+        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("Asia/Tokyo")), Duration::ZERO);
+        assert_eq!(w.opens_in(at("2026-12-01T01:00:00Z"), Some("nonsense")), 8 * HOUR);
     }
 
     #[test]

@@ -51,6 +51,7 @@ struct CampaignQuery {
     /// Only campaigns in this status.
     status: Option<CampaignStatus>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -102,6 +103,7 @@ async fn launch(State(core): State<Core>, actor: Actor, Id(id): Id<CampaignId>) 
 #[serde(deny_unknown_fields)]
 struct Pause {
     /// For other operators, at most 200 characters.
+    #[schema(max_length = 200)]
     reason: Option<String>,
 }
 
@@ -164,6 +166,7 @@ struct MessageQuery {
     /// Only messages in this status.
     status: Option<MessageStatus>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -122,6 +122,7 @@ struct DeviceQuery {
     /// Only devices of this channel.
     channel: Option<String>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

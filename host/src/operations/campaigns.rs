@@ -26,10 +26,11 @@ const RETRY_PAGE: u32 = 5_000;
 #[serde(deny_unknown_fields)]
 pub struct CampaignPatch {
     /// 0 (first) to 9 (last).
+    #[schema(maximum = 9)]
     pub priority: Option<u8>,
     /// The pace.
-    pub delay: Option<DelayPatch>,
     #[serde(default, deserialize_with = "optional_object")]
+    pub delay: Option<DelayPatch>,
     /// When messages may be sent.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<SendingWindow>)]
@@ -39,8 +40,8 @@ pub struct CampaignPatch {
     #[schema(value_type = Option<Time>)]
     pub expires_at: Option<Option<Time>>,
     /// How often and when a message is tried again.
-    pub retry: Option<RetryPolicy>,
     #[serde(default, deserialize_with = "optional_object")]
+    pub retry: Option<RetryPolicy>,
 }
 
 /// What may be changed of a delay strategy: absent fields stay.
