@@ -28,7 +28,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::operations::OpError;
-use crate::plugins::{SUBCOMMAND, compile_here};
+use crate::plugins::{SUBCOMMAND, Urgency, compile_here};
 
 /// A broadcast engine for fleets of sending devices, programmable with WebAssembly.
 #[derive(Debug, Parser)]
@@ -77,6 +77,9 @@ enum Command {
         seconds: u64,
         /// Memory, in bytes.
         memory_bytes: u64,
+        /// Who waits for it.
+        #[arg(value_enum, default_value = "now")]
+        urgency: Urgency,
     },
 }
 
@@ -118,8 +121,8 @@ fn check_config(config: &Config) -> anyhow::Result<()> {
 impl Cli {
     /// Runs the command; returns the process's exit code.
     pub fn run(self) -> ExitCode {
-        if let Command::CompilePlugin { seconds, memory_bytes } = self.command {
-            return compile_here(seconds, memory_bytes).map_or_else(|error| report(&error), ExitCode::from);
+        if let Command::CompilePlugin { seconds, memory_bytes, urgency } = self.command {
+            return compile_here(seconds, memory_bytes, urgency).map_or_else(|error| report(&error), ExitCode::from);
         }
         self.log();
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -7,6 +7,7 @@ use wasmtime::component::{Component, ComponentNamedList, Lift, Lower, types::Com
 use wasmtime::{Engine, Trap};
 
 use super::Shared;
+use super::apart::Urgency;
 use super::instance::{self, Blueprint, Signature, Typed, interface};
 use super::schema::Schema;
 use super::types::{CallContext, PluginFault};
@@ -14,8 +15,8 @@ use super::wasi::Log;
 use super::wire;
 use crate::clock::Time;
 use crate::id::Digest;
-use crate::plugin::{PluginInfo, PluginKind};
 use crate::message::truncate;
+use crate::plugin::{PluginInfo, PluginKind};
 
 /// What the upload check found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +39,10 @@ pub struct Inspected {
     pub log: Vec<String>,
 }
 
-/// Why a component is not taken.
 /// The longest detail of a refusal, in bytes.
 const MAX_DETAIL: usize = 2_000;
 
+/// Why a component is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Refusal {
@@ -139,7 +140,7 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusa
     let engine = &shared.machine.engine;
     let digest = Digest::of(bytes);
     let started = Instant::now();
-    let component = shared.compile(&digest, bytes)?;
+    let component = shared.compile(&digest, bytes, Urgency::Later)?;
     let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
 
     let imports = imports(engine, &component)?;
