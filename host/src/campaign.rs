@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Time;
 use crate::id::{AudienceNo, CampaignId, DeviceId, RunKey, SequenceNo};
+use crate::json::object;
 use crate::resolution::{UnknownEnd, UnknownPolicy};
 use crate::window::SendingWindow;
 
@@ -17,10 +18,13 @@ use crate::window::SendingWindow;
 #[serde(deny_unknown_fields)]
 pub struct CampaignSpec {
     /// A name for people, 1 to 200 characters; need not be unique.
+    #[schema(min_length = 1, max_length = 200)]
     pub name: String,
     /// The audience's name, as in `PUT /audiences/{name}`. Its current version is frozen at launch.
+    #[schema(min_length = 1)]
     pub audience: String,
     /// Which devices send.
+    #[serde(deserialize_with = "object")]
     pub devices: DevicePool,
     /// What each message says.
     pub template: PluginUse,
@@ -30,16 +34,17 @@ pub struct CampaignSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<PluginUse>,
     /// When it starts; at launch when absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub schedule: Schedule,
     /// 0 (first) to 9 (last): which campaign's messages a device sends first.
     #[serde(default = "default_priority")]
+    #[schema(maximum = 9)]
     pub priority: u8,
     /// Messages not sent by then become `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
     /// How often and when a message is tried again.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub retry: RetryPolicy,
     /// What happens to a message whose outcome cannot be proved.
     #[serde(default)]
@@ -65,7 +70,6 @@ pub struct DevicePool {
     pub tag: Option<String>,
     /// These devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<String>>)]
     pub ids: Option<Vec<DeviceId>>,
     /// How recipients are spread over the devices.
     #[serde(default)]
@@ -150,6 +154,7 @@ pub struct Schedule {
 #[serde(deny_unknown_fields, default)]
 pub struct RetryPolicy {
     /// Attempts that count, the first included (1 to 100).
+    #[schema(minimum = 1, maximum = 100)]
     pub max_attempts: u32,
     /// The first wait, in milliseconds; it doubles with each attempt and is jittered by ±25 %.
     pub base_ms: u64,

@@ -10,6 +10,8 @@ mod client;
 mod demo;
 mod doctor;
 mod fleet_csv;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod local;
 mod message;
 mod plugin;
@@ -27,7 +29,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::operations::OpError;
-use crate::plugins::{SUBCOMMAND, compile_here};
+use crate::plugins::{SUBCOMMAND, Urgency, compile_here};
 
 /// A broadcast engine for fleets of sending devices, programmable with WebAssembly.
 #[derive(Debug, Parser)]
@@ -79,6 +81,9 @@ enum Command {
         seconds: u64,
         /// Memory, in bytes.
         memory_bytes: u64,
+        /// Who waits for it.
+        #[arg(value_enum, default_value = "now")]
+        urgency: Urgency,
     },
 }
 
@@ -136,8 +141,8 @@ impl Cli {
 
     /// Runs the command; returns the process's exit code.
     pub fn run(self) -> ExitCode {
-        if let Command::CompilePlugin { seconds, memory_bytes } = self.command {
-            return compile_here(seconds, memory_bytes).map_or_else(|error| report(&error), ExitCode::from);
+        if let Command::CompilePlugin { seconds, memory_bytes, urgency } = self.command {
+            return compile_here(seconds, memory_bytes, urgency).map_or_else(|error| report(&error), ExitCode::from);
         }
         self.log();
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

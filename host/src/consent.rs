@@ -10,12 +10,15 @@ use crate::clock::Time;
 #[serde(deny_unknown_fields)]
 pub struct NewSuppression {
     /// The address, as audiences have it. Compared exactly, after trimming.
+    #[schema(min_length = 1, max_length = 1024)]
     pub address: String,
     /// The channel it holds for; every channel when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     pub channel: Option<String>,
     /// Why, such as `opted-out`, `complaint` or `invalid`.
     #[serde(default = "default_reason")]
+    #[schema(min_length = 1, max_length = 200)]
     pub reason: String,
 }
 

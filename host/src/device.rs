@@ -9,24 +9,26 @@ use utoipa::ToSchema;
 use crate::campaign::{BadField, PluginUse, check_name};
 use crate::clock::{Clock, Time};
 use crate::id::{DeviceId, DeviceNo, RunKey};
+use crate::json::object;
 
 /// A device as a user describes it: an element of `POST /api/v1/devices`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceSpec {
     /// Its id: 1 to 64 of `A-Z a-z 0-9 . _ : @ + -`.
-    #[schema(value_type = String)]
     pub id: DeviceId,
     /// A name for people; the id when absent.
     #[serde(default)]
     pub name: String,
     /// The channel: `sms`, `whatsapp`, `telegram`, `push`, `email`, or a word of your own.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     pub channel: String,
-    /// Tags, by which campaigns choose devices.
+    /// Tags, by which campaigns choose devices; each 1 to 64 letters, digits, - or _.
     #[serde(default)]
+    #[schema(max_items = 64)]
     pub tags: Vec<String>,
     /// The most it may send.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub caps: Caps,
     /// What its sender plugin needs to know about it: number, account, address, secret names. Any JSON object that
     /// the sender's adapter schema accepts.
@@ -58,10 +60,13 @@ const fn yes() -> bool {
 #[serde(deny_unknown_fields, default)]
 pub struct Caps {
     /// Sends a minute.
+    #[schema(minimum = 1)]
     pub per_minute: Option<u32>,
     /// Sends an hour.
+    #[schema(minimum = 1)]
     pub per_hour: Option<u32>,
     /// Sends a day.
+    #[schema(minimum = 1)]
     pub per_day: Option<u32>,
 }
 

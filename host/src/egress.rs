@@ -15,6 +15,8 @@
 
 mod address;
 mod connect;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod policy;
 mod request;
 mod simulator;

@@ -12,6 +12,8 @@ mod campaigns;
 mod cluster;
 mod devices;
 mod door;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guesses;
 mod health;
 mod idempotency;

@@ -278,18 +278,28 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// What the API's description says of ids: texts, and what they look like.
 macro_rules! string_schema {
-    ($($name:ident),*) => {$(
+    ($($name:ident: $pattern:literal),* $(,)?) => {$(
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                String::schema()
+                let text = utoipa::openapi::schema::Type::String;
+                utoipa::openapi::ObjectBuilder::new().schema_type(text).pattern(Some($pattern)).into()
             }
         }
         impl utoipa::ToSchema for $name {}
     )*};
 }
 
-string_schema!(CampaignId, SequenceId, HostId, TokenId, DeviceId, MessageId, Digest);
+string_schema!(
+    CampaignId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+    SequenceId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+    HostId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+    TokenId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+    DeviceId: "^[A-Za-z0-9._:@+-]{1,64}$",
+    MessageId: "^[1-9][0-9]{18}$",
+    Digest: "^[0-9a-f]{64}$",
+);
 
 #[cfg(test)]
 mod tests {

@@ -23,8 +23,12 @@ pub mod device;
 pub mod egress;
 pub mod exchange;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod id;
+mod json;
 pub mod lifecycle;
 pub mod lookup;
 pub mod message;

@@ -4,20 +4,23 @@
 //! [`Plugin`] handles and plain Rust values.
 //!
 //! A call is synchronous and takes microseconds. It runs on the caller's own thread while the plugin is known to be quick, else on
-//! the blocking pool behind a semaphore of the plugin's own, so that a plugin that loops costs only its own calls. Instances are
-//! reused, and dropped after anything but an answer.
+//! a thread that comes after the others, behind a semaphore of the plugin's own, so that a plugin that loops costs only its own
+//! calls. Instances are reused, and dropped after anything but an answer.
 
 mod apart;
 mod cache;
 mod check;
 mod delay;
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod instance;
 mod limits;
 mod lookup;
 mod registry;
 mod schema;
 mod sender;
+mod slow;
 mod stats;
 mod template;
 mod types;
@@ -28,12 +31,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
-pub use self::apart::{CompileLimits, SUBCOMMAND, compile_here};
+pub use self::apart::{CompileLimits, SUBCOMMAND, Urgency, compile_here};
 pub use self::check::{Inspected, Refusal};
 pub use self::limits::PluginLimits;
 pub use self::registry::Registry;
@@ -48,6 +52,7 @@ use self::cache::CodeCache;
 use self::engine::Machine;
 use self::instance::{Blueprint, Instance, Pool};
 use self::schema::Schema;
+use self::slow::Slow;
 use self::stats::Function;
 use crate::id::{Digest, VersionNo};
 use crate::plugin::{PluginInfo, PluginKind};
@@ -64,6 +69,8 @@ struct Shared {
     cache: Option<CodeCache>,
     /// Compiling takes a core for up to seconds: one at a time.
     compiling: Semaphore,
+    /// Calls of plugins that are slow or unknown, and the upload check.
+    slow: Slow,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
 
@@ -72,6 +79,9 @@ impl fmt::Debug for PluginHost {
         f.debug_struct("PluginHost").field("limits", &self.0.limits).finish_non_exhaustive()
     }
 }
+
+/// Calls of slow plugins at once, all of them together.
+const SLOW_THREADS: usize = 500;
 
 impl PluginHost {
     /// Makes the engine. Compiled code is kept in `cache_dir`, where given.
@@ -86,18 +96,21 @@ impl PluginHost {
             limits: Arc::new(limits),
             cache,
             compiling: Semaphore::new(1),
+            slow: Slow::new(SLOW_THREADS).context("cannot make the threads for slow plugins")?,
             pools: Mutex::new(Vec::new()),
         })))
     }
 
-    /// The upload check: everything that can be known of a component before it is stored. The work is done on the blocking
-    /// pool.
+    /// The upload check: everything that can be known of a component before it is stored. The work comes after all else that
+    /// the machine has to do.
     ///
     /// # Errors
     /// A refusal that names what is wrong and how to fix it.
     pub async fn inspect(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
         let shared = Arc::clone(&self.0);
-        self.off_thread(move || check::inspect(&shared, &bytes)).await
+        let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
+        let checked = self.0.slow.run(move || check::inspect(&shared, &bytes)).await;
+        checked.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
     }
 
     /// Makes a stored version callable: takes its code from the cache, or compiles it.
@@ -113,11 +126,15 @@ impl PluginHost {
         bytes: Bytes,
     ) -> Result<Arc<Plugin>, Refusal> {
         let shared = Arc::clone(&self.0);
-        self.off_thread(move || {
-            let component = shared.compile(&digest, &bytes)?;
+        // Neither ends early: the semaphore is never closed, and the work does not panic.
+        let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
+        tokio::task::spawn_blocking(move || {
+            // Campaigns may wait for it.
+            let component = shared.compile(&digest, &bytes, Urgency::Now)?;
             shared.plugin(no, kind, digest, info, &component)
         })
         .await
+        .map_err(|e| Refusal::internal(&e))?
     }
 
     /// As [`PluginHost::load`], but only from the cache: `None` when the code is not there.
@@ -135,24 +152,15 @@ impl PluginHost {
         });
         loaded.await.ok().flatten()
     }
-
-    async fn off_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        // Neither ends early: the semaphore is never closed, and the work does not panic.
-        let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
-        tokio::task::spawn_blocking(work).await.map_err(|e| Refusal::internal(&e))?
-    }
 }
 
 impl Shared {
-    fn compile(&self, digest: &Digest, bytes: &[u8]) -> Result<Component, Refusal> {
+    fn compile(&self, digest: &Digest, bytes: &[u8], urgency: Urgency) -> Result<Component, Refusal> {
         if let Some(component) = self.cache.as_ref().and_then(|cache| cache.load(&self.machine.engine, digest)) {
             return Ok(component);
         }
         if let (Some(limits), Some(cache)) = (self.limits.compile_apart, &self.cache) {
-            cache.keep(digest, &apart::compile(limits, bytes)?);
+            cache.keep(digest, &apart::compile(limits, bytes, urgency)?);
             if let Some(component) = cache.load(&self.machine.engine, digest) {
                 return Ok(component);
             }
@@ -272,9 +280,8 @@ impl Plugin {
             let gone = |_| PluginFault::Internal("the call was given up".to_owned());
             let _permit = self.pool.slow.acquire().await.map_err(|_| gone(()))?;
             let (pool, shared, ctx) = (Arc::clone(&self.pool), Arc::clone(&self.shared), ctx.clone());
-            tokio::task::spawn_blocking(move || pool.call(function, &ctx, answer_bytes, &|| shared.drop_idle(), call))
-                .await
-                .map_err(|_| gone(()))??
+            let call = move || pool.call(function, &ctx, answer_bytes, &|| shared.drop_idle(), call);
+            self.shared.slow.run(call).await.ok_or_else(|| gone(()))??
         };
         answer.map_err(|error| {
             let fault = PluginFault::from(error);

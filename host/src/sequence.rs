@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::campaign::{BadField, DelayUse, Delivery, DevicePool, PluginUse, RetryPolicy, SendPlan, check_name};
 use crate::clock::Time;
 use crate::id::{AudienceNo, RunKey, SequenceId, SequenceNo};
+use crate::json::object;
 use crate::message::{AdvanceTo, EnrolmentAdvance, Settled};
 use crate::resolution::UnknownPolicy;
 use crate::window::SendingWindow;
@@ -16,17 +17,21 @@ use crate::window::SendingWindow;
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SequenceSpec {
-    /// A name for people.
+    /// A name for people, 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 200)]
     pub name: String,
     /// Which devices send.
+    #[serde(deserialize_with = "object")]
     pub devices: DevicePool,
     /// The steps, 1 to 50.
+    #[schema(min_items = 1, max_items = 50)]
     pub steps: Vec<StepSpec>,
     /// 0 (first) to 9 (last).
     #[serde(default = "default_priority")]
+    #[schema(maximum = 9)]
     pub priority: u8,
     /// How often and when a message is tried again.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub retry: RetryPolicy,
     /// What happens to a message whose outcome cannot be proved; an `unknown` message blocks the next step.
     #[serde(default)]

@@ -13,6 +13,8 @@ pub(crate) mod chart;
 mod devices;
 mod files;
 pub(crate) mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod live;
 mod messages;
 mod overview;

@@ -11,17 +11,23 @@ use utoipa::ToSchema;
 use crate::campaign::BadField;
 use crate::clock::Time;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 /// When messages may be sent. `{"from":"09:00","to":"20:00","days":["mon","tue"],"zone":"Europe/Rome"}`; a window
 /// whose `from` is after its `to` passes midnight and belongs to the day it began on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SendingWindow {
     /// Local time of day, `HH:MM`, from when messages may be sent.
+    #[schema(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$")]
     pub from: String,
     /// Local time of day, `HH:MM`, until when; equal to `from` means the whole day.
+    #[schema(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$")]
     pub to: String,
     /// The days on which a window begins; every day when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
     pub days: Option<Vec<Day>>,
     /// IANA zone of the campaign, such as `Europe/Rome`.
     #[serde(default = "utc")]
@@ -269,6 +275,14 @@ mod tests {
                 assert_eq!(w.opens_in(now, None), Duration::ZERO, "{zone} at {now}");
             }
         }
+    }
+
+    #[test]
+    fn a_window_that_the_clock_jumps_over_is_not_there() {
+        let w = window("02:30", "03:00", "Europe/Rome"); // neither exists on 2027-03-28
+        let wait = w.opens_in(at("2027-03-28T00:00:00Z"), None);
+        assert_eq!(w.opens_in(at("2027-03-28T00:00:00Z").plus(wait), None), Duration::ZERO);
+        assert_eq!(wait, 24 * HOUR + HOUR / 2);
     }
 
     #[test]

@@ -5,10 +5,14 @@
 pub mod chaos;
 pub mod client;
 pub mod fleet;
+pub mod guests;
+pub mod harm;
+pub mod neighbours;
 pub mod plans;
 pub mod postgres;
 pub mod redis;
 pub mod server;
 pub mod sink;
 pub mod stores;
+pub mod strangers;
 pub mod wait;

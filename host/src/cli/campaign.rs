@@ -18,6 +18,8 @@ use crate::config::{Config, Role};
 use crate::id::{CampaignId, DeviceId};
 use crate::resolution::ResolveAs;
 use file::CampaignFile;
+#[cfg(any(test, fuzzing))]
+pub(super) use file::fuzzing;
 
 /// How often progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

@@ -1,5 +1,7 @@
 //! Devices from a CSV file: columns named as in `POST /api/v1/devices`; tags separated by `;`, the adapter as JSON.
 
+use std::fmt::Display;
+use std::io::Read;
 use std::path::Path;
 
 use crate::device::DeviceSpec;
@@ -12,10 +14,13 @@ const MAX: usize = 1_000_000;
 /// Reads the devices of a file. Errors name the file and the line.
 pub fn read(path: &Path) -> anyhow::Result<Vec<DeviceSpec>> {
     let shown = path.display();
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_path(path)
-        .map_err(|error| bad_input(format!("{shown}: {error}")))?;
+    let file = std::fs::File::open(path).map_err(|error| bad_input(format!("{shown}: {error}")))?;
+    parse(file, shown)
+}
+
+/// Reads devices; `shown` is what errors call the file.
+pub(super) fn parse(file: impl Read, shown: impl Display) -> anyhow::Result<Vec<DeviceSpec>> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
     let headers = reader.headers().map_err(|error| bad_input(format!("{shown}: {error}")))?.clone();
     let mut out = Vec::new();
     for record in reader.records() {

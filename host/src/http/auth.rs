@@ -27,7 +27,7 @@ const TRUSTED: Duration = Duration::from_millis(750);
 /// Tokens kept in memory at most.
 const MAX_CACHED: usize = 10_000;
 /// The longest secret that is looked at.
-const MAX_SECRET: usize = 512;
+pub(super) const MAX_SECRET: usize = 512;
 
 /// What a route demands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +198,7 @@ fn unauthorised(detail: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).challenge("Bearer")
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, secret) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let secret = secret.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !secret.is_empty() && secret.len() <= MAX_SECRET).then_some(secret)

@@ -41,7 +41,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be left out, or `null`.
 pub(super) struct OptionalJson<T>(pub T);
 
 impl<T: DeserializeOwned + Default> FromRequest<Core> for OptionalJson<T> {
@@ -55,7 +55,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Core> for OptionalJson<T> {
         if !is_json(&media) {
             return Err(unsupported(&media, "application/json"));
         }
-        parse(&bytes).map(Self)
+        parse::<Option<T>>(&bytes).map(|body| Self(body.unwrap_or_default()))
     }
 }
 

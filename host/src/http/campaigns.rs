@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 use crate::campaign::{CampaignSpec, CampaignStatus};
 use crate::core::Core;
 use crate::id::{CampaignId, MessageId};
+use crate::json::Object;
 use crate::message::MessageStatus;
 use crate::operations::Actor;
 use crate::operations::campaigns::{self, CampaignPatch, CampaignView};
@@ -52,6 +53,7 @@ struct CampaignQuery {
     /// Only campaigns in this status.
     status: Option<CampaignStatus>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -84,7 +86,7 @@ async fn change(
     State(core): State<Core>,
     actor: Actor,
     Id(id): Id<CampaignId>,
-    Json(patch): Json<CampaignPatch>,
+    Json(Object(patch)): Json<Object<CampaignPatch>>,
 ) -> Result<Json<CampaignView>, Problem> {
     campaigns::edit_campaign(&core, &actor, id, patch).await?;
     Ok(Json(campaigns::campaign_view(&core, id).await?))
@@ -103,6 +105,7 @@ async fn launch(State(core): State<Core>, actor: Actor, Id(id): Id<CampaignId>) 
 #[serde(deny_unknown_fields)]
 struct Pause {
     /// For other operators, at most 200 characters.
+    #[schema(max_length = 200)]
     reason: Option<String>,
 }
 
@@ -114,7 +117,7 @@ async fn pause(
     State(core): State<Core>,
     actor: Actor,
     Id(id): Id<CampaignId>,
-    OptionalJson(body): OptionalJson<Pause>,
+    OptionalJson(Object(body)): OptionalJson<Object<Pause>>,
 ) -> Result<Json<CampaignView>, Problem> {
     campaigns::pause(&core, &actor, id, body.reason.as_deref()).await?;
     Ok(Json(campaigns::campaign_view(&core, id).await?))
@@ -180,6 +183,7 @@ struct MessageQuery {
     /// Only messages in this status.
     status: Option<MessageStatus>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -63,7 +63,7 @@ fn from_json(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
     if bytes.trim_ascii_start().first() == Some(&b'[') { body::parse(bytes) } else { Ok(vec![body::parse(bytes)?]) }
 }
 
-fn from_lines(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
+pub(super) fn from_lines(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
     let lines = bytes.split(|b| *b == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
     lines.map(|(line, n): (_, usize)| body::parse(line).map_err(|problem| on_line(problem, n as u64))).collect()
 }
@@ -77,7 +77,7 @@ fn on_line(mut problem: Problem, line: u64) -> Problem {
     problem
 }
 
-fn from_csv(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
+pub(super) fn from_csv(bytes: &Bytes) -> Result<Vec<DeviceSpec>, Problem> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes.as_ref());
     let bad = |error: csv::Error| Problem::bad_request(format!("the body is not CSV: {error}"));
     let header = reader.headers().map_err(bad)?.clone();
@@ -122,6 +122,7 @@ struct DeviceQuery {
     /// Only devices of this channel.
     channel: Option<String>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -142,14 +143,14 @@ async fn list(
 
 /// One device.
 #[utoipa::path(get, path = "/devices/{id}", tag = "devices", security(("token" = ["devices:read"])),
-    params(("id" = String, Path, description = "The device's id")), responses((status = 200, body = DeviceView)))]
+    params(("id" = DeviceId, Path, description = "The device's id")), responses((status = 200, body = DeviceView)))]
 async fn show(State(core): State<Core>, Id(id): Id<DeviceId>) -> Result<Json<DeviceView>, Problem> {
     Ok(Json(devices::device_view(&core, &id).await?))
 }
 
 /// Change a device by a JSON merge patch (RFC 7396) of its fields; `"held": null` lifts a hold.
 #[utoipa::path(patch, path = "/devices/{id}", tag = "devices", security(("token" = ["devices:write"])),
-    params(("id" = String, Path, description = "The device's id")),
+    params(("id" = DeviceId, Path, description = "The device's id")),
     request_body(content = Object, content_type = "application/merge-patch+json"),
     responses((status = 200, body = DeviceView)))]
 async fn change(
@@ -164,7 +165,7 @@ async fn change(
 
 /// Delete a device that has no open messages.
 #[utoipa::path(delete, path = "/devices/{id}", tag = "devices", security(("token" = ["devices:write"])),
-    params(("id" = String, Path, description = "The device's id")), responses((status = 204, description = "It is gone.")))]
+    params(("id" = DeviceId, Path, description = "The device's id")), responses((status = 204, description = "It is gone.")))]
 async fn remove(State(core): State<Core>, actor: Actor, Id(id): Id<DeviceId>) -> Result<StatusCode, Problem> {
     devices::delete_device(&core, &actor, &id).await?;
     Ok(StatusCode::NO_CONTENT)

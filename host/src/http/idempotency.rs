@@ -17,7 +17,7 @@ use super::auth::Caller;
 use super::body;
 use super::problem::Problem;
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The longest answer that is kept.
 const MAX_ANSWER: usize = 1 << 20;
@@ -38,7 +38,7 @@ pub(super) async fn once(State(core): State<Core>, request: Request, next: Next)
     }
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(KEY) else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=255).contains(&key.len()) => Ok(Some(key.to_owned())),

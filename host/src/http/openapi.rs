@@ -1,9 +1,11 @@
 //! The description of the API, made from the code.
 
+use std::collections::BTreeMap;
+
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Object, Ref, RefOr, ResponseBuilder, Schema};
 
 use super::problem::{FieldProblem, Problem};
 
@@ -45,12 +47,49 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
 
 /// Adds to every operation the answers that every operation can give.
 pub(super) fn complete(document: &mut utoipa::openapi::OpenApi) {
+    merge_views(document);
     for item in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = item;
-        let takes_bodies = [put, post, patch].into_iter().flatten().map(|o| (o, true));
-        for (operation, takes_body) in takes_bodies.chain([get, delete].into_iter().flatten().map(|o| (o, false))) {
+        for operation in [put, post, patch].into_iter().flatten() {
+            errors(operation, true);
+        }
+        for operation in [get, delete].into_iter().flatten() {
+            let takes_body = operation.request_body.is_some();
             errors(operation, takes_body);
         }
+    }
+}
+
+/// A view shows a specification and more beside it. That comes described as "all of" both, where the specification forbids
+/// every field but its own, so that nothing could be both: the view is described with all their fields in its place.
+fn merge_views(document: &mut utoipa::openapi::OpenApi) {
+    let Some(components) = &mut document.components else { return };
+    let known = components.schemas.clone();
+    for schema in components.schemas.values_mut() {
+        if let RefOr::T(Schema::AllOf(parts)) = schema {
+            let mut whole = Object::new();
+            whole.description = parts.description.clone();
+            if parts.items.iter().all(|part| merge(part, &known, &mut whole)) {
+                *schema = RefOr::T(Schema::Object(whole));
+            }
+        }
+    }
+}
+
+/// Adds the fields of an object to another; `false` when there is something that is none.
+fn merge(part: &RefOr<Schema>, known: &BTreeMap<String, RefOr<Schema>>, whole: &mut Object) -> bool {
+    match part {
+        RefOr::Ref(reference) => {
+            let name = reference.ref_location.rsplit('/').next().unwrap_or_default();
+            known.get(name).is_some_and(|schema| merge(schema, known, whole))
+        }
+        RefOr::T(Schema::Object(object)) => {
+            whole.properties.extend(object.properties.clone());
+            whole.required.extend(object.required.iter().cloned());
+            true
+        }
+        RefOr::T(Schema::AllOf(parts)) => parts.items.iter().all(|part| merge(part, known, whole)),
+        RefOr::T(_) => false,
     }
 }
 
@@ -60,7 +99,9 @@ fn errors(operation: &mut Operation, takes_body: bool) {
         (401, "No token, or one that is unknown or revoked.", true),
         (403, "The token lacks the scope.", true),
         (404, "There is no such thing.", true),
+        (408, "The body did not arrive in time.", takes_body),
         (409, "The state of things does not allow it.", takes_body),
+        (410, "It is no longer kept.", true),
         (413, "The body is too large.", takes_body),
         (415, "The body is of a media type that is not taken.", takes_body),
         (422, "The request can be read and cannot be right; `errors` names every field.", takes_body),

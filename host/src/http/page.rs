@@ -40,6 +40,7 @@ impl<T> Listing<T> {
 #[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,

@@ -145,6 +145,7 @@ struct EnrolmentQuery {
     /// Only enrolments in this status.
     status: Option<EnrolmentStatus>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -44,6 +44,7 @@ struct SuppressionQuery {
     /// Only entries of this address.
     address: Option<String>,
     /// Rows, 1 to 1000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -28,9 +28,11 @@ pub(super) fn routes() -> OpenApiRouter<Core> {
 #[serde(deny_unknown_fields)]
 struct NewToken {
     /// A name for people.
+    #[schema(min_length = 1, max_length = 200)]
     name: String,
     /// What it may do: `admin`, or `campaigns:read`, `campaigns:write`, and so on for `devices`, `plugins`, `audiences`,
     /// `suppressions`.
+    #[schema(min_items = 1)]
     scopes: Vec<String>,
 }
 

@@ -4,6 +4,8 @@
 //! early leaves the audience as it was.
 
 mod csv;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod ndjson;
 
 use std::collections::HashSet;

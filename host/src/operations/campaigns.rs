@@ -8,6 +8,7 @@ use crate::campaign::{BadField, Campaign, CampaignEvent, CampaignSpec, CampaignS
 use crate::clock::Time;
 use crate::core::Core;
 use crate::id::{CampaignId, RunKey};
+use crate::json::optional_object;
 use crate::message::Counts;
 use crate::queue::Wake;
 use crate::resolution::UnknownPolicy;
@@ -26,8 +27,10 @@ const RETRY_PAGE: u32 = 5_000;
 #[serde(deny_unknown_fields)]
 pub struct CampaignPatch {
     /// 0 (first) to 9 (last).
+    #[schema(maximum = 9)]
     pub priority: Option<u8>,
     /// The pace.
+    #[serde(default, deserialize_with = "optional_object")]
     pub delay: Option<DelayPatch>,
     /// When messages may be sent.
     #[serde(default, deserialize_with = "present")]
@@ -38,6 +41,7 @@ pub struct CampaignPatch {
     #[schema(value_type = Option<Time>)]
     pub expires_at: Option<Option<Time>>,
     /// How often and when a message is tried again.
+    #[serde(default, deserialize_with = "optional_object")]
     pub retry: Option<RetryPolicy>,
     /// What is done about messages whose outcome stays unknown.
     pub unknown: Option<UnknownPolicy>,

@@ -7,14 +7,15 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use wasmtime::{Engine, InstanceAllocationStrategy};
 
 use super::check::{self, Refusal};
 use super::engine;
 use super::limits::PluginLimits;
+use super::slow::NICENESS;
 
-/// The hidden subcommand that [`compile_here`] serves; its two arguments are [`CompileLimits`].
+/// The hidden subcommand that [`compile_here`] serves; its arguments are [`CompileLimits`] and [`Urgency`].
 pub const SUBCOMMAND: &str = "compile-plugin";
 
 /// The program that runs: also after the file was replaced by a newer one, whose engine may be another.
@@ -36,14 +37,24 @@ pub struct CompileLimits {
     pub memory_bytes: u64,
 }
 
+/// Who waits for a component to be compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Urgency {
+    /// Messages: it takes its share of the machine like anything else.
+    Now,
+    /// Somebody who uploads: it comes after the threads that send.
+    Later,
+}
+
 /// The code compiled from a component.
-pub(super) fn compile(limits: CompileLimits, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+pub(super) fn compile(limits: CompileLimits, bytes: &[u8], urgency: Urgency) -> Result<Vec<u8>, Refusal> {
     check::recognise(bytes)?;
     let seconds = limits.time.as_secs().max(1);
     let failed = |error: io::Error| Refusal::internal(&format!("the compiler's process: {error}"));
     let mut child = Command::new(program().map_err(failed)?)
         .arg(SUBCOMMAND)
         .args([seconds.to_string(), limits.memory_bytes.to_string()])
+        .args((urgency == Urgency::Later).then_some("later"))
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -73,7 +84,11 @@ const INVALID: i32 = 2;
 ///
 /// # Errors
 /// When the limits cannot be set, or the code cannot be written.
-pub fn compile_here(seconds: u64, memory_bytes: u64) -> anyhow::Result<u8> {
+pub fn compile_here(seconds: u64, memory_bytes: u64, urgency: Urgency) -> anyhow::Result<u8> {
+    if urgency == Urgency::Later {
+        // Where it cannot be done, compiling is as urgent as all else.
+        let _as_before = nice(NICENESS);
+    }
     // Memory that is reserved and not used does not count: threads reserve much of it.
     for (resource, limit) in [(Resource::Cpu, seconds), (Resource::Data, memory_bytes), (Resource::Core, 0)] {
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).context("a limit cannot be set")?;

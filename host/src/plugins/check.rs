@@ -7,6 +7,7 @@ use wasmtime::component::{Component, ComponentNamedList, Lift, Lower, types::Com
 use wasmtime::{Engine, Trap};
 
 use super::Shared;
+use super::apart::Urgency;
 use super::instance::{self, Blueprint, Signature, Typed, interface};
 use super::schema::Schema;
 use super::types::{CallContext, PluginFault};
@@ -14,6 +15,7 @@ use super::wasi::Log;
 use super::wire;
 use crate::clock::Time;
 use crate::id::Digest;
+use crate::message::truncate;
 use crate::plugin::{PluginInfo, PluginKind};
 
 /// What the upload check found out.
@@ -37,6 +39,9 @@ pub struct Inspected {
     pub log: Vec<String>,
 }
 
+/// The longest detail of a refusal, in bytes.
+const MAX_DETAIL: usize = 2_000;
+
 /// Why a component is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
@@ -51,7 +56,10 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        let mut detail = detail.into();
+        // It may quote names that the component brings, which may be as long as the component.
+        truncate(&mut detail, MAX_DETAIL);
+        Self { code, detail }
     }
 
     pub(super) fn internal(error: &dyn fmt::Display) -> Self {
@@ -132,7 +140,7 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusa
     let engine = &shared.machine.engine;
     let digest = Digest::of(bytes);
     let started = Instant::now();
-    let component = shared.compile(&digest, bytes)?;
+    let component = shared.compile(&digest, bytes, Urgency::Later)?;
     let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
 
     let imports = imports(engine, &component)?;
@@ -330,7 +338,7 @@ fn broken(shared: &Shared, code: &'static str, what: &str, error: &wasmtime::Err
     Refusal::new(code, detail)
 }
 
-fn check_info(info: &PluginInfo, kind: PluginKind) -> Result<(), Refusal> {
+pub(super) fn check_info(info: &PluginInfo, kind: PluginKind) -> Result<(), Refusal> {
     let bad = |detail: String| Err(Refusal::new("invalid-description", detail));
     let word = |s: &str| {
         (1..=64).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

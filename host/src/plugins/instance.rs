@@ -15,6 +15,7 @@ use super::stats::{Function, Stats};
 use super::types::{CallContext, PluginFault};
 use super::wasi::{Guest, Log};
 use super::wire;
+use crate::message::truncate;
 use crate::plugin::PluginKind;
 
 /// A function of the contract: its parameters and results.
@@ -161,8 +162,16 @@ pub(super) fn fault(error: &wasmtime::Error, refused: bool) -> PluginFault {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
         return PluginFault::Output(cause);
     };
-    let frames: Vec<&str> = backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(4).collect();
+    let frames: Vec<String> =
+        backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(4).map(cut).collect();
     PluginFault::Trap(if frames.is_empty() { cause } else { format!("{cause} in {}", frames.join(" ← ")) })
+}
+
+/// A function's name, which the guest brings: as much of it as fits a line.
+fn cut(name: &str) -> String {
+    let mut name = name.to_owned();
+    truncate(&mut name, 100);
+    name
 }
 
 /// How quick a plugin must be on average to run on a worker's own thread.

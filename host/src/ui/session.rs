@@ -300,6 +300,14 @@ pub(super) fn login_proves(ui: &Shared, headers: &HeaderMap, proof: &str) -> boo
     cookie(headers, LOGIN_COOKIE).is_some_and(|nonce| ui.key.proves("login", nonce.as_bytes(), proof))
 }
 
+/// Whether a session cookie opens with a key that nobody has.
+#[cfg(any(test, fuzzing))]
+pub(super) fn opens(headers: &HeaderMap) -> bool {
+    let ticket = |cookie| Ticket::open(cookie, &Key([7; 32]), Time::default());
+    cookie(headers, COOKIE).and_then(ticket).is_some()
+        || headers.values().any(|v| v.to_str().is_ok_and(|v| ticket(v).is_some()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

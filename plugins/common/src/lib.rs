@@ -1,6 +1,8 @@
 //! What the first-party plugins share: configurations that are parsed once, random numbers that follow from the call's own, and
 //! a heap for short calls.
 
+// Its blocks are those of one thread: not for other machines, where tests compile this.
+#[cfg(target_family = "wasm")]
 mod heap;
 
 use std::cell::RefCell;

@@ -144,14 +144,13 @@ fn header<'a>(response: &'a HttpResponse, name: &str) -> Option<&'a str> {
     response.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
-/// How long `Retry-After` asks to wait: seconds or an HTTP date.
+/// How long `Retry-After` asks to wait: seconds or an HTTP date. Nonsense is no wish: an answer that is not finite would be
+/// this plugin's fault, and the message's outcome unknown.
 fn retry_after_ms(response: &HttpResponse, now_ms: f64) -> Option<f64> {
     let value = header(response, "retry-after")?;
-    match value.parse::<f64>() {
-        Ok(seconds) if seconds.is_finite() => Some((seconds * 1000.0).max(0.0)),
-        Ok(_) => None,
-        Err(_) => http_date_ms(value).map(|at| (at - now_ms).max(0.0)),
-    }
+    let ms = value.parse::<f64>().ok().map(|seconds| seconds * 1000.0);
+    let ms = ms.or_else(|| http_date_ms(value).map(|at| at - now_ms))?;
+    ms.is_finite().then_some(ms.max(0.0))
 }
 
 /// The milliseconds of an HTTP date in its preferred form: `Sun, 06 Nov 1994 08:49:37 GMT`.

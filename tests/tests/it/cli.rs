@@ -8,7 +8,7 @@ use carillon_tests::server::{Setup, binary, free_port};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::plugin_contract::guests;
+use carillon_tests::guests;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()

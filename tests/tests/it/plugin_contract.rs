@@ -2,8 +2,8 @@
 
 mod escapes;
 mod first_party;
-pub mod guests;
 mod hostile;
+mod seeds;
 mod webhook;
 
 use std::sync::{Arc, LazyLock};

@@ -1,5 +1,6 @@
 //! The campaign file: TOML, every path relative to the file itself.
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -89,10 +90,7 @@ impl CampaignFile {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| bad_input(format!("{shown}: {error}")))?;
-        let written: Written = toml::from_str(&text).map_err(|error| {
-            let at = error.span().map_or_else(String::new, |span| format!(":{}", line_of(&text, &span)));
-            bad_input(format!("{shown}{at}: {}", error.message().replace('\n', " ")))
-        })?;
+        let written = written(&text, &shown)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let field = |name: &str, problem: String| bad_input(format!("{shown}: {name}: {problem}"));
 
@@ -129,6 +127,24 @@ impl CampaignFile {
         }
         Ok(Self { key, csv, devices, spec })
     }
+}
+
+fn written(text: &str, shown: &dyn Display) -> anyhow::Result<Written> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or_else(String::new, |span| format!(":{}", line_of(text, &span)));
+        bad_input(format!("{shown}{at}: {}", error.message().replace('\n', " ")))
+    })
+}
+
+/// What a file's text comes to, without the files that it names.
+#[cfg(any(test, fuzzing))]
+pub(in crate::cli) fn fuzzing(text: &str) -> anyhow::Result<()> {
+    let written = written(text, &"campaign.toml")?;
+    for device in listed(written.devices.list.as_deref().unwrap_or_default()).unwrap_or_default() {
+        device.problems();
+    }
+    spec(written, "audience".to_owned(), "tag".to_owned())?.problems();
+    Ok(())
 }
 
 fn spec(written: Written, audience: String, tag: String) -> anyhow::Result<CampaignSpec> {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{ADMIN, Api, campaign};
-use crate::plugin_contract::guests;
+use carillon_tests::guests;
 
 fn fields(problem: &Value) -> Vec<&str> {
     problem["errors"].as_array().into_iter().flatten().filter_map(|e| e["field"].as_str()).collect()

@@ -4,7 +4,7 @@ use carillon::plugins::NEXT_JINJA;
 use tokio::time::Instant;
 
 use super::*;
-use crate::plugin_contract::guests::{self, SCRATCH};
+use carillon_tests::guests::{self, SCRATCH};
 
 impl World {
     async fn upload(&self, bytes: Bytes, query: &str) -> Value {

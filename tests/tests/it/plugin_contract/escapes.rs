@@ -9,9 +9,9 @@ use carillon::plugins::{HttpRequest, PluginBody, PluginFault, Refusal, Step};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::guests::{self, RECORD};
 use super::hostile::{next, pace};
 use super::{ctx, host, load, outbound};
+use carillon_tests::guests::{self, RECORD};
 
 #[tokio::test]
 async fn a_flood_of_output_leaves_a_hundred_short_lines() {

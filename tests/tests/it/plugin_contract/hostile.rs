@@ -7,8 +7,8 @@ use carillon::device::LastOutcome;
 use carillon::id::{Digest, VersionNo};
 use carillon::plugins::{Answer, PaceFacts, PluginFault, PluginHost, PluginLimits, Refusal};
 
-use super::guests::{self, SCRATCH};
 use super::{ctx, device, embedded, host, load, outbound};
+use carillon_tests::guests::{self, SCRATCH};
 
 pub fn pace() -> PaceFacts {
     PaceFacts {

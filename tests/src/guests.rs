@@ -4,7 +4,12 @@ use bytes::Bytes;
 
 /// A delay strategy whose `next-delay` has this body: its parameter is local 0, its result points at what it answers.
 pub fn delay(name: &str, body: &str) -> Bytes {
-    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("delay.wat"), &next_delay(body))
+    component(
+        &[name, "1.0.0", "Means harm.", OBJECT, ""],
+        DESCRIBED,
+        include_str!("guests/delay.wat"),
+        &next_delay(body),
+    )
 }
 
 fn next_delay(body: &str) -> String {
@@ -13,17 +18,17 @@ fn next_delay(body: &str) -> String {
 
 /// A delay strategy whose `describe` says these texts: name, version, summary, schema of the configuration and of devices.
 pub fn described(texts: &[&str; 5]) -> Bytes {
-    component(texts, DESCRIBED, include_str!("delay.wat"), &next_delay("unreachable"))
+    component(texts, DESCRIBED, include_str!("guests/delay.wat"), &next_delay("unreachable"))
 }
 
 /// A delay strategy whose `describe` has this body; it points at what it says, and [`DESCRIBED`] at what would be right.
 pub fn describing(body: &str) -> Bytes {
-    component(&["hostile", "1.0.0", "", OBJECT, ""], body, include_str!("delay.wat"), &next_delay("unreachable"))
+    component(&["hostile", "1.0.0", "", OBJECT, ""], body, include_str!("guests/delay.wat"), &next_delay("unreachable"))
 }
 
 /// A delay strategy that also imports this instance, as in `"wasi:http/types@0.2.0" (instance)`.
 pub fn importing(import: &str) -> Bytes {
-    let world = include_str!("delay.wat").replace(INSTANTIATE, &format!("(import {import}) {INSTANTIATE}"));
+    let world = include_str!("guests/delay.wat").replace(INSTANTIATE, &format!("(import {import}) {INSTANTIATE}"));
     component(&["hostile", "1.0.0", "", OBJECT, ""], DESCRIBED, &world, &next_delay("unreachable"))
 }
 
@@ -35,7 +40,7 @@ pub fn laborious(functions: usize) -> Bytes {
     component(
         &["laborious", "1.0.0", "Means harm.", OBJECT, ""],
         DESCRIBED,
-        include_str!("delay.wat"),
+        include_str!("guests/delay.wat"),
         &next_delay(&body),
     )
 }
@@ -43,7 +48,7 @@ pub fn laborious(functions: usize) -> Bytes {
 /// A delay strategy that has its standard output: `$stdout` gives a handle of it, and `$write` writes 4096 bytes (a line of
 /// `x`) to the handle that it is given.
 pub fn writing(name: &str, body: &str) -> Bytes {
-    let world = include_str!("delay.wat").replace(INSTANTIATE, include_str!("stdout.wat"));
+    let world = include_str!("guests/delay.wat").replace(INSTANTIATE, include_str!("guests/stdout.wat"));
     let functions = format!(
         "{} (func $write (param i32) (call $write-bytes (local.get 0) (i32.const 0) (i32.const 4096) (i32.const 8192)))",
         next_delay(body)
@@ -58,11 +63,23 @@ pub fn sender(name: &str, start: &str, resume: &str) -> Bytes {
            (func (export "carillon:plugin/sender@1.0.0#resume")
              (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {resume})"#
     );
-    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("sender.wat"), &functions)
+    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/sender.wat"), &functions)
 }
 
 /// A sender whose `start` asks for this request: method, URL, headers, and a body of text.
 pub fn asking(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Bytes {
+    let (request, data) = request(method, url, headers, body);
+    sender("asking", &format!("{request}) {data} (func"), "unreachable")
+}
+
+/// A sender that asks for this request again and again.
+pub fn asking_again(name: &str, method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Bytes {
+    let (request, data) = request(method, url, headers, body);
+    sender(name, &format!("{request}) {data} (func"), &request)
+}
+
+/// A function's body that asks for a request, and the data that it needs.
+fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> (String, String) {
     // Above what arguments take; the list of headers comes last, so that it is aligned.
     let (base, mut data) = (65_536u32, Vec::new());
     let mut put = |text: &str| {
@@ -85,14 +102,12 @@ pub fn asking(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> 
             round + offset + 4
         );
     }
-    let start = format!(
-        r#"{stores} (i32.store8 (i32.const {}) (i32.const 1)) (f64.store (i32.const {}) (f64.const 5000))
-           (i32.const {SCRATCH})) (data (i32.const {base}) "{}") (func"#,
+    let request = format!(
+        "{stores} (i32.store8 (i32.const {}) (i32.const 1)) (f64.store (i32.const {}) (f64.const 5000)) (i32.const {SCRATCH})",
         round + 24,
         round + 40,
-        escape(&data)
     );
-    sender("asking", &start, "unreachable")
+    (request, format!(r#"(data (i32.const {base}) "{}")"#, escape(&data)))
 }
 
 /// A template whose `render` and `variables` have these bodies.
@@ -103,7 +118,7 @@ pub fn template(name: &str, render: &str, variables: &str) -> Bytes {
            (func (export "carillon:plugin/template@1.0.0#variables")
              (param i32 i32 f64 i32) (result i32) {variables})"#
     );
-    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("template.wat"), &functions)
+    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/template.wat"), &functions)
 }
 
 /// Where bodies may write: below the strings, above nothing.
