@@ -92,6 +92,7 @@ async fn no_statement_reads_a_large_table_whole_and_no_plan_changes_unnoticed() 
     sending(&filled).await;
     reading(&filled).await;
     rounds(&filled).await;
+    figures(&filled).await;
 }
 
 /// The processor: what goes into which queue.
@@ -308,13 +309,6 @@ async fn rounds(filled: &Filled) {
         })
         .await;
     plans
-        .add("figures", async |store, _| {
-            let runs = [filled.live.run.key, filled.fresh.run.key];
-            assert!(store.deferred(&runs, 1_000_000).await.unwrap() > 0);
-            assert!(!store.open_campaigns().await.unwrap().is_empty());
-        })
-        .await;
-    plans
         .add("runs_to_close", async |store, _| {
             assert_eq!(store.runs_to_close().await.unwrap(), [(filled.cancelled.run.key, C::Cancelled)]);
         })
@@ -377,4 +371,17 @@ async fn rounds(filled: &Filled) {
         })
         .await;
     plans.check("rounds");
+}
+
+/// What is looked at every few seconds for `/metrics`. Not compared: one index is as good as the other for the campaigns.
+async fn figures(filled: &Filled) {
+    let mut plans = Plans::of(filled);
+    plans
+        .add("figures", async |store, _| {
+            let runs = [filled.live.run.key, filled.fresh.run.key];
+            assert!(store.deferred(&runs, 1_000_000).await.unwrap() > 0);
+            assert!(!store.open_campaigns().await.unwrap().is_empty());
+        })
+        .await;
+    assert!(plans.wrong.is_empty(), "{}", plans.wrong.into_iter().collect::<Vec<_>>().join("\n"));
 }
