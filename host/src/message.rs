@@ -238,6 +238,8 @@ pub enum Begun {
     Inactive,
     /// It is no longer pending on this device (sent, cancelled, moved): drop it from the queue.
     Gone,
+    /// The device's saved pace lets it send again at this time only, which the queue has lost: leave the message where it was.
+    TooSoon(Time),
     /// This or another message of this device is `processing` in the store (its owner lost its lease, or the queue was
     /// lost): leave the message where it was and come back later.
     DeviceBusy,

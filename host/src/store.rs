@@ -422,11 +422,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes or replaces devices, all or none; returns how many are new. Replacing keeps number, pace and hold.
     async fn put_devices(&self, devices: &[DeviceSpec], now: Time) -> Result<u32>;
-    /// Replaces one device if it is still as it was at `seen_updated_at`; `false` when it was changed or deleted since.
+    /// Replaces one device if it is still as it was at `seen_updated_at`; `false` when it was changed or deleted since. With
+    /// `ends_wait` its saved pace lets it send at once.
     async fn update_device(
         &self,
         spec: &DeviceSpec,
         held: Option<&str>,
+        ends_wait: bool,
         seen_updated_at: Time,
         now: Time,
     ) -> Result<bool>;
@@ -592,7 +594,8 @@ pub trait Store: Send + Sync + 'static {
     /// An end is applied where its message is still `processing` under the token and attempt: message, attempt row,
     /// counters, pace, suppression, enrolment. A claim takes a message from `pending` (ready) to `processing` under its
     /// token, at most one per device (the device's row of `in_flight` says so even across servers that lost their
-    /// leases), unless suppressed, expired or inactive.
+    /// leases), unless suppressed, expired or inactive. Without an end, a device whose saved pace does not let it send yet
+    /// begins nothing.
     async fn turn(&self, host: HostId, ends: &[Settlement], claims: &[Claim], now: Time) -> Result<Turned>;
     /// [`Store::turn`] without ends.
     async fn begin(&self, host: HostId, claims: &[Claim], now: Time) -> Result<Vec<Begun>> {

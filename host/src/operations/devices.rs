@@ -124,8 +124,9 @@ pub async fn patch_device(core: &Core, actor: &Actor, id: &DeviceId, patch: &Val
             return Err(OpError::invalid("id", "cannot be changed"));
         }
         check(all_problems(core, &spec))?;
-        if core.store.update_device(&spec, held.as_deref(), current.updated_at, core.clock.now()).await? {
-            if current.held.is_some() && held.is_none() {
+        let lifted = current.held.is_some() && held.is_none();
+        if core.store.update_device(&spec, held.as_deref(), lifted, current.updated_at, core.clock.now()).await? {
+            if lifted {
                 core.queue.unhold(std::slice::from_ref(id)).await?;
             }
             done(core, actor, "device.change", id.to_string(), &[Wake::Changed, Wake::Processor]).await?;

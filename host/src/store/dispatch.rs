@@ -88,10 +88,11 @@ macro_rules! store_by_subject {
                 &self,
                 spec: &DeviceSpec,
                 held: Option<&str>,
+                ends_wait: bool,
                 seen_updated_at: Time,
                 now: Time,
             ) -> Result<bool> {
-                self.noted(devices::update_device(self, spec, held, seen_updated_at, now).await)
+                self.noted(devices::update_device(self, spec, held, ends_wait, seen_updated_at, now).await)
             }
             async fn delete_device(&self, id: &DeviceId, now: Time) -> Result<bool> {
                 self.noted(devices::delete_device(self, id, now).await)

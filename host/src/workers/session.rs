@@ -141,7 +141,12 @@ impl Session {
         rank: i64,
         course: &mut Course,
     ) -> bool {
+        let mut wait = BUSY;
         let disposal = match begun {
+            Begun::TooSoon(at) => {
+                wait = at.plus(pool.core.clock.uncertainty()).since(pool.core.clock.now());
+                Disposal::PutBack(rank)
+            }
             Begun::DeviceBusy => {
                 let (pool, device) = (pool.clone(), self.device.no);
                 let tasks = pool.tasks.clone();
@@ -166,7 +171,7 @@ impl Session {
         course.disposals.push((message, disposal));
         let busy = matches!(disposal, Disposal::PutBack(_));
         if busy {
-            course.next_at = pool.core.clock.monotonic() + BUSY;
+            course.next_at = pool.core.clock.monotonic() + wait;
         }
         !busy
     }

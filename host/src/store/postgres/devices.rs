@@ -81,6 +81,7 @@ pub(super) async fn update_device(
     pg: &Postgres,
     spec: &DeviceSpec,
     held: Option<&str>,
+    ends_wait: bool,
     seen_updated_at: Time,
     now: Time,
 ) -> Result<bool> {
@@ -102,6 +103,13 @@ pub(super) async fn update_device(
         .await?;
     let Some(no) = no else { return Ok(false) };
     put_tags(pg, &mut tx, &[(no, &spec.tags)]).await?;
+    if ends_wait {
+        pg.sql("UPDATE device_state SET next_at = least(next_at, $2) WHERE device_no = $1")
+            .bind(no)
+            .bind(now.as_ms())
+            .execute(&mut *tx)
+            .await?;
+    }
     pg.bump(&mut tx, "devices").await?;
     pg.commit(tx).await?;
     Ok(true)

@@ -12,6 +12,7 @@ use super::consent::suppress_in;
 use super::devices::save_paces_in;
 use super::turns::{Step, groups, has_more};
 use super::*;
+use crate::device::PACE_SLACK;
 use crate::message::{Work, code};
 use crate::sequence::EnrolmentStatus;
 
@@ -203,7 +204,8 @@ async fn statement<'e>(
     }
     // A device's row goes from the ended message to the begun one in one change, and that change carries all conditions.
     // The row may change hands while this waits for it, and with it the message that is to begin, of which only the state
-    // before is known: so a device begins only what it was seen idle for.
+    // before is known: so a device begins only what it was seen idle for. Its saved pace counts where it begins its first
+    // message under a lease; with an end comes the pace that has just been computed.
     // What would be pending again in a run that was closed meanwhile is closed with it.
     // It is written so that no plan can be slow, whatever the planner knows about the tables: each row is passed on
     // rather than joined again, and the contact is looked up on its own (LATERAL, LIMIT), by both parts of its key.
@@ -216,7 +218,7 @@ async fn statement<'e>(
                  SELECT n.*, ended.closed_as, s.message_id IS NULL AS idle, s.token AS seen_token,
                         s.attempt AS seen_attempt, s.started_at AS seen_at, m.attempt + 1 AS next_attempt, m.failures,
                         m.due_at AS waits_since, k.address, k.locale, k.zone, k.variables,
-                        coalesce(m.status = 0 AND m.device_no = n.device_no AND r.sends
+                        coalesce(m.status = 0 AND m.device_no = n.device_no AND r.sends AND coalesce(p.next_at <= $27, TRUE)
                             AND NOT EXISTS (SELECT FROM suppressions s
                                             WHERE s.address = k.address AND s.channel IN ('', n.channel)), FALSE) AS may_start
                  FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::smallint[], $7::bigint[], $8::smallint[],
@@ -227,6 +229,9 @@ async fn statement<'e>(
                             finished_at, provider_id, reason_code, reason_detail, end_template, end_delay, end_sender,
                             next_id, token, channel, template_no, delay_no, sender_no)
                  LEFT JOIN in_flight s ON s.device_no = CASE WHEN n.end_id IS NULL THEN n.device_no END
+                 LEFT JOIN LATERAL (SELECT next_at FROM device_state p
+                                    WHERE p.device_no = n.device_no AND n.end_id IS NULL
+                                    LIMIT 1) p ON TRUE
                  LEFT JOIN messages m ON m.id = n.next_id
                  LEFT JOIN run r ON r.key = (n.next_id >> 32)::int
                  LEFT JOIN run ended ON ended.key = (n.end_id >> 32)::int
@@ -308,6 +313,7 @@ async fn statement<'e>(
         .bind(now.as_ms())
         .bind(host.0)
         .bind(pg.shard())
+        .bind(now.plus(PACE_SLACK).as_ms())
         .fetch_all(executor)
         .await?;
     let mut by_device: HashMap<i32, TurnSql> = found.into_iter().map(|row| (row.device_no, row)).collect();
@@ -322,6 +328,8 @@ from_row! {
         sending: bool,
         expired: bool,
         suppressed: bool,
+        /// When the device may send again, when that is later.
+        next_at: Option<i64>,
     }
 }
 
@@ -334,7 +342,7 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
             "SELECT coalesce(m.status = 0 AND m.device_no = c.device_no, FALSE) AS waiting,
                     coalesce(r.active, FALSE) AS active, coalesce(f.message_id = m.id, FALSE) AS sending, coalesce(r.expires_at <= $3, FALSE) AS expired,
                     EXISTS (SELECT FROM suppressions s
-                            WHERE s.address = k.address AND s.channel IN ('', c.channel)) AS suppressed
+                            WHERE s.address = k.address AND s.channel IN ('', c.channel)) AS suppressed, p.next_at
              FROM unnest($1::bigint[], $2::int[], $4::text[]) WITH ORDINALITY AS c (id, device_no, channel, pos)
              LEFT JOIN messages m ON m.id = c.id
              LEFT JOIN runs r ON r.key = (c.id >> 32)::int
@@ -342,12 +350,14 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
                                 WHERE k.audience_no = r.audience_no AND k.no = (c.id & 4294967295)::int
                                 LIMIT 1) k ON TRUE
              LEFT JOIN in_flight f ON f.device_no = c.device_no
+             LEFT JOIN device_state p ON p.device_no = c.device_no AND p.next_at > $5
              ORDER BY c.pos",
         )
         .bind(&ids)
         .bind(&devices)
         .bind(now.as_ms())
         .bind(claims.iter().map(|c| c.channel.as_str()).collect::<Vec<_>>())
+        .bind(now.plus(PACE_SLACK).as_ms())
         .fetch_all(&pg.pool)
         .await?;
     let mut answers: Vec<Begun> = refusals
@@ -358,6 +368,7 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
             Refusal { sending: true, .. } => Begun::DeviceBusy,
             Refusal { expired: true, .. } => Begun::Expired,
             Refusal { suppressed: true, .. } => Begun::Suppressed,
+            Refusal { next_at: Some(ms), .. } => Begun::TooSoon(Time::from_ms(*ms)),
             _ => Begun::DeviceBusy,
         })
         .collect();

@@ -72,6 +72,7 @@ pub(super) async fn update_device(
     lite: &Sqlite,
     spec: &DeviceSpec,
     held: Option<&str>,
+    ends_wait: bool,
     seen_updated_at: Time,
     now: Time,
 ) -> Result<bool> {
@@ -93,6 +94,13 @@ pub(super) async fn update_device(
         .await?;
     let Some(no) = no else { return Ok(false) };
     put_tags(lite, &mut tx, no, &spec.tags).await?;
+    if ends_wait {
+        lite.sql("UPDATE device_state SET next_at = min(next_at, $2) WHERE device_no = $1")
+            .bind(no)
+            .bind(now.as_ms())
+            .execute(&mut *tx)
+            .await?;
+    }
     lite.bump(&mut tx, "devices").await?;
     lite.commit(tx).await?;
     Ok(true)

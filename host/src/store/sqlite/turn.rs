@@ -7,6 +7,7 @@ use super::consent::suppress_in;
 use super::devices::save_paces_in;
 use super::turns::{Step, groups, has_more};
 use super::*;
+use crate::device::PACE_SLACK;
 use crate::sequence::EnrolmentStatus;
 
 pub(super) async fn turn(
@@ -99,6 +100,8 @@ struct Facts(
     /// What the ended message's run was closed as.
     Option<i16>,
     Option<Claimed>,
+    /// When the device may send again, by its saved pace.
+    Option<i64>,
 );
 
 /// The message that a claim is for, with its contact: attempt, failures, due time, address, locale, zone, variables.
@@ -118,6 +121,9 @@ const EXPIRED: u8 = 16;
 const SUPPRESSED: u8 = 32;
 /// The claim's message is being sent.
 const SENDING: u8 = 64;
+/// The device may not send yet, by its saved pace. Of no weight where an attempt of it ends: with that comes the pace that has
+/// just been computed.
+const TOO_SOON: u8 = 128;
 
 impl Facts {
     fn are(&self, flag: u8) -> bool {
@@ -149,6 +155,8 @@ impl Facts {
             return Ok(Begun::Expired);
         } else if self.are(SUPPRESSED) {
             return Ok(Begun::Suppressed);
+        } else if let Some(next_at) = self.4.filter(|_| self.are(TOO_SOON)) {
+            return Ok(Begun::TooSoon(Time::from_ms(next_at)));
         } else if !free {
             return Ok(Begun::DeviceBusy);
         }
@@ -172,10 +180,12 @@ static DECIDE: LazyLock<String> = LazyLock::new(|| {
                 + coalesce(m.status = 0 AND m.device_no = s.device_no, 0) * {WAITING} + coalesce(f.message_id = m.id, 0) * {SENDING}
                 + coalesce(r.active, 0) * {ACTIVE} + coalesce(r.expires_at <= ?, 0) * {EXPIRED}
                 + EXISTS (SELECT 1 FROM suppressions x
-                          WHERE x.address = k.address AND x.channel IN ('', s.channel)) * {SUPPRESSED},
+                          WHERE x.address = k.address AND x.channel IN ('', s.channel)) * {SUPPRESSED}
+                + coalesce(s.ends IS NULL AND p.next_at > ?, 0) * {TOO_SOON},
                 er.closed_as,
                 iif(k.no IS NULL, NULL,
-                    json_array(m.attempt, m.failures, m.due_at, k.address, k.locale, k.zone, k.variables))))
+                    json_array(m.attempt, m.failures, m.due_at, k.address, k.locale, k.zone, k.variables)),
+                p.next_at))
          FROM (SELECT column1 AS pos, column2 AS device_no, column3 AS ends, column4 AS end_token, column5 AS end_attempt,
                       column6 AS begins, column7 AS token, column8 AS channel
                FROM ({steps})) AS s
@@ -193,7 +203,7 @@ static DECIDE: LazyLock<String> = LazyLock::new(|| {
 async fn decide(lite: &Sqlite, tx: &mut Tx, steps: &[Step<'_>], now: Time) -> Result<Vec<Stepped>> {
     let mut stepped = Vec::with_capacity(steps.len());
     for chunk in steps.chunks(CHUNK) {
-        let mut query = lite.scalar::<String>(&DECIDE).bind(now.as_ms());
+        let mut query = lite.scalar::<String>(&DECIDE).bind(now.as_ms()).bind(now.plus(PACE_SLACK).as_ms());
         for (pos, step) in (0_i64..).zip(chunk) {
             let end = step.end.map(|(_, end)| end);
             let claim = step.claim.map(|(_, claim)| claim);

@@ -22,14 +22,14 @@ async fn an_update_is_refused_when_somebody_else_was_first(t: Opened) {
     devices(&*t.store, &["a"]).await;
     let mut spec = device_spec("a");
     spec.name = "first".into();
-    assert!(t.store.update_device(&spec, Some("by hand"), T0, at(1)).await.unwrap());
+    assert!(t.store.update_device(&spec, Some("by hand"), false, T0, at(1)).await.unwrap());
     spec.name = "second".into();
-    assert!(!t.store.update_device(&spec, None, T0, at(2)).await.unwrap());
+    assert!(!t.store.update_device(&spec, None, false, T0, at(2)).await.unwrap());
     let a = device(&*t.store, "a").await;
     assert_eq!((a.spec.name.as_str(), a.held.as_deref(), a.updated_at), ("first", Some("by hand"), at(1)));
-    assert!(t.store.update_device(&spec, None, at(1), at(3)).await.unwrap());
+    assert!(t.store.update_device(&spec, None, false, at(1), at(3)).await.unwrap());
     assert_eq!(device(&*t.store, "a").await.held, None);
-    assert!(!t.store.update_device(&device_spec("nobody"), None, T0, at(3)).await.unwrap());
+    assert!(!t.store.update_device(&device_spec("nobody"), None, false, T0, at(3)).await.unwrap());
 }
 
 async fn a_device_with_open_messages_is_not_deleted(t: Opened) {

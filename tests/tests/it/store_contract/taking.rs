@@ -1,7 +1,8 @@
 use carillon::campaign::{CampaignEvent as E, CampaignStatus as S};
 use carillon::consent::NewSuppression;
+use carillon::device::{PACE_SLACK, PaceUpdate};
 use carillon::id::{HostId, MessageId};
-use carillon::message::{Begun, Counts, MessageStatus, Reason, Recipient, Settled};
+use carillon::message::{Begun, Counts, MessageStatus, Reason, Recipient, Settled, Settlement};
 use carillon_tests::fleet::{
     T0, addresses, at, audience, campaign_spec, contact, device_spec, devices, expand, launch, running, sent, versions,
 };
@@ -267,7 +268,30 @@ async fn what_is_being_sent_is_listed_with_its_server(t: Opened) {
     assert_eq!(versions(store).await, s.versions, "uploaded once");
 }
 
+async fn a_saved_pace_is_kept_although_the_queue_forgot_it(t: Opened) {
+    let s = running(&*t.store, &["a"], 4).await;
+    let (store, device) = (&*t.store, s.devices[0]);
+    let pace = |token, at| PaceUpdate { device, token, next_at: at, pace: "{}".into() };
+    store.save_paces(&[pace(1, at(10))]).await.unwrap();
+    assert_eq!(s.begin(store, s.message(1), device, 2, at(9)).await, Begun::TooSoon(at(10)));
+    assert_eq!(s.status(store, s.message(1)).await, MessageStatus::Pending);
+    let work = s.take(store, s.message(1), device, 2, at(10).minus(PACE_SLACK)).await;
+    // The worker that ends an attempt knows the pace better than what was saved before.
+    let end = s.settlement(&work, device, 2, sent(), at(11));
+    let end = Settlement { pace: Some(pace(2, at(20))), ..end };
+    let next = s.claim(s.message(2), device, 2);
+    let turned = store.turn(s.host, &[end], &[next], at(11)).await.unwrap();
+    assert!(matches!(turned.begun[0], Begun::Started(_)), "{turned:?}");
+    let Begun::Started(work) = &turned.begun[0] else { unreachable!() };
+    store.settle(&[s.settlement(work, device, 2, sent(), at(12))]).await.unwrap();
+    assert_eq!(s.begin(store, s.message(3), device, 3, at(12)).await, Begun::TooSoon(at(20)));
+    let seen = store.device(&"a".parse().unwrap()).await.unwrap().unwrap();
+    assert!(store.update_device(&seen.spec, None, true, seen.updated_at, at(13)).await.unwrap());
+    s.take(store, s.message(3), device, 3, at(13)).await;
+}
+
 super::on_every_store!(
+    a_saved_pace_is_kept_although_the_queue_forgot_it,
     a_ready_message_is_taken,
     what_is_not_waiting_on_the_device_is_gone,
     a_device_sends_one_message_at_a_time,

@@ -222,7 +222,8 @@ impl Played {
                 message::Begun::Expired => Begun::Expired,
                 message::Begun::Inactive => Begun::Inactive,
                 message::Begun::Gone => Begun::Gone,
-                message::Begun::DeviceBusy => Begun::Busy,
+                // The model's paces are over when they are saved.
+                message::Begun::DeviceBusy | message::Begun::TooSoon(_) => Begun::Busy,
             });
         }
         prop_assert_eq!(&begun, &turn.begun, "of {:?}", turn);
