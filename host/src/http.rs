@@ -66,7 +66,8 @@ pub fn router(core: Core, ui: Router) -> Router {
         .split_for_parts();
     let (api, document) = api();
     // A document of the crate's own types always serializes; were it not so, every route would be refused.
-    let document = serde_json::to_value(&document).unwrap_or_default();
+    let mut document = serde_json::to_value(&document).unwrap_or_default();
+    openapi::merge_views(&mut document);
     let auth = Arc::new(Auth::new(core.clone(), Rules::from_document(&document)));
     let document: axum::body::Bytes = document.to_string().into();
     let describe = get(async move || ([(header::CONTENT_TYPE, "application/json")], document))

@@ -162,7 +162,7 @@ pub(super) fn canonical_host(text: &str) -> Option<String> {
     }
     let plausible = !name.is_empty()
         && name.len() <= 253
-        && !name.starts_with('.')
+        && name.split('.').all(|label| !label.is_empty())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     plausible.then(|| name.to_ascii_lowercase())
 }
@@ -177,9 +177,17 @@ mod tests {
         let policy = EgressPolicy { allow: allow.map(|a| a.parse().unwrap()).to_vec(), ..EgressPolicy::default() };
         assert!(policy.grants("gateway.lan", 8080) && policy.grants("10.0.0.7", 80) && policy.grants("fd00::7", 443));
         assert!(!policy.grants("gateway.lan", 80) && !policy.grants("10.0.0.8", 80));
-        for bad in
-            ["gateway.lan", "gateway.lan:", "gateway.lan:0", ":80", "a b:80", "fd00::7:443", "http://x:80", "x:99999"]
-        {
+        for bad in [
+            "gateway.lan",
+            "gateway.lan:",
+            "gateway.lan:0",
+            "gateway.lan..:80",
+            ":80",
+            "a b:80",
+            "fd00::7:443",
+            "http://x:80",
+            "x:99999",
+        ] {
             let error = bad.parse::<Allowed>().unwrap_err();
             assert!(error.to_string().contains(&format!("`{bad}`")), "{error}");
         }

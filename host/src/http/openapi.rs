@@ -1,11 +1,10 @@
 //! The description of the API, made from the code.
 
-use std::collections::BTreeMap;
-
+use serde_json::{Map, Value};
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Object, Ref, RefOr, ResponseBuilder, Schema};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use super::problem::{FieldProblem, Problem};
 
@@ -47,7 +46,6 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
 
 /// Adds to every operation the answers that every operation can give.
 pub(super) fn complete(document: &mut utoipa::openapi::OpenApi) {
-    merge_views(document);
     for item in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = item;
         for operation in [put, post, patch].into_iter().flatten() {
@@ -61,36 +59,46 @@ pub(super) fn complete(document: &mut utoipa::openapi::OpenApi) {
 }
 
 /// A view shows a specification and more beside it. That comes described as "all of" both, where the specification forbids
-/// every field but its own, so that nothing could be both: the view is described with all their fields in its place.
-fn merge_views(document: &mut utoipa::openapi::OpenApi) {
-    let Some(components) = &mut document.components else { return };
-    let known = components.schemas.clone();
-    for schema in components.schemas.values_mut() {
-        if let RefOr::T(Schema::AllOf(parts)) = schema {
-            let mut whole = Object::new();
-            whole.description = parts.description.clone();
-            if parts.items.iter().all(|part| merge(part, &known, &mut whole)) {
-                *schema = RefOr::T(Schema::Object(whole));
+/// every field but its own, so that nothing could be both: wherever it stands, it is described with all their fields instead.
+pub(super) fn merge_views(document: &mut Value) {
+    let known = document.clone();
+    merge_within(document, &known);
+}
+
+fn merge_within(schema: &mut Value, known: &Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(|item| merge_within(item, known)),
+        Value::Object(fields) => {
+            let parts = fields.get("allOf").and_then(Value::as_array).filter(|parts| parts.len() > 1);
+            let whole = parts.and_then(|parts| merged(parts, known));
+            if let Some(whole) = whole {
+                fields.remove("allOf");
+                fields.extend(whole);
             }
+            fields.values_mut().for_each(|field| merge_within(field, known));
         }
+        _ => {}
     }
 }
 
-/// Adds the fields of an object to another; `false` when there is something that is none.
-fn merge(part: &RefOr<Schema>, known: &BTreeMap<String, RefOr<Schema>>, whole: &mut Object) -> bool {
-    match part {
-        RefOr::Ref(reference) => {
-            let name = reference.ref_location.rsplit('/').next().unwrap_or_default();
-            known.get(name).is_some_and(|schema| merge(schema, known, whole))
-        }
-        RefOr::T(Schema::Object(object)) => {
-            whole.properties.extend(object.properties.clone());
-            whole.required.extend(object.required.iter().cloned());
-            true
-        }
-        RefOr::T(Schema::AllOf(parts)) => parts.items.iter().all(|part| merge(part, known, whole)),
-        RefOr::T(_) => false,
+/// The fields of several objects as those of one; `None` when there is something that is no object.
+fn merged(parts: &[Value], known: &Value) -> Option<Map<String, Value>> {
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    for part in parts {
+        let part = match part.get("$ref").and_then(Value::as_str) {
+            Some(reference) => known.pointer(reference.strip_prefix('#')?)?,
+            None => part,
+        };
+        let nested = part.get("allOf").and_then(Value::as_array).map(|parts| merged(parts, known));
+        let part = match &nested {
+            Some(nested) => nested.as_ref()?,
+            None => part.as_object()?,
+        };
+        properties.extend(part.get("properties")?.as_object()?.clone());
+        required.extend(part.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
     }
+    let fields = [("type", "object".into()), ("properties", properties.into()), ("required", required.into())];
+    Some(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 fn errors(operation: &mut Operation, takes_body: bool) {
