@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::*;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::egress::{Egress, EgressPolicy};
 use crate::id::HostId;
 use crate::metrics::Metrics;
 use crate::plugins::{PluginHost, PluginLimits, Registry};
@@ -35,10 +36,12 @@ impl Bed {
             queue: Arc::new(MemoryQueue::new(clock.clone())),
             plugins: Arc::new(Registry::new(plugin_host.clone())),
             plugin_host,
+            egress: Egress::new(EgressPolicy::default())?,
             clock,
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
             hosts: Arc::default(),
+            store_trouble: Arc::default(),
         };
         Ok(Self { runtime, core, _folder: folder })
     }
