@@ -27,7 +27,8 @@ mod tests {
 
     #[test]
     fn what_the_fuzzer_kept_is_met_as_promised() {
-        let targets: [(&str, fn(&[u8])); 8] = [
+        type Target = fn(&[u8]);
+        let targets: [(&str, Target); 8] = [
             ("campaign_file", campaign_file),
             ("csv", csv),
             ("description", description),

@@ -58,7 +58,7 @@ impl Guesses {
     /// A book as the settings have it.
     pub fn new(config: &Config, clock: SharedClock, metrics: Arc<Metrics>) -> Self {
         let a_minute = u64::from(config.auth_failures_per_minute);
-        let each_us = if a_minute == 0 { 0 } else { (us(MINUTE) / a_minute).max(1) };
+        let each_us = us(MINUTE).checked_div(a_minute).map_or(0, |each| each.max(1));
         let trusted = config.trusted_proxies.clone();
         let places = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
         Self { places, hasher: RandomState::new(), each_us, trusted, clock, metrics }

@@ -343,7 +343,7 @@ async fn rounds(filled: &Filled) {
             let word = |row: &MessageRow| Resolution {
                 message: row.id,
                 attempt: row.attempt,
-                outcome: if row.id.contact() / 1_000 % 2 == 0 { sent() } else { retry() },
+                outcome: if (row.id.contact() / 1_000).is_multiple_of(2) { sent() } else { retry() },
                 way: Way::Operator,
                 note: "test".to_owned(),
                 suppress: None,

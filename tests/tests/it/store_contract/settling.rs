@@ -208,8 +208,8 @@ async fn a_pace_is_saved_only_over_an_older_lease(t: Opened) {
     assert_eq!(saved().await, expect(13));
     store.save_paces(&[]).await.unwrap();
 
-    let work = s.take(store, s.message(1), device, 7, at(1)).await;
-    let mut end = s.settlement(&work, device, 7, sent(), at(1));
+    let work = s.take(store, s.message(1), device, 7, at(13)).await;
+    let mut end = s.settlement(&work, device, 7, sent(), at(13));
     end.pace = Some(pace(7, 20));
     let mut stale = end.clone();
     (stale.token, stale.pace) = (6, Some(pace(8, 99)));
