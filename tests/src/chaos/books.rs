@@ -8,9 +8,12 @@ use serde_json::Value;
 use crate::chaos::Plan;
 use crate::chaos::driver::{Driver, Row};
 use crate::chaos::sink::{Arrival, Manner, Sink};
+use crate::chaos::world::ATTEMPT_TIMEOUT;
 
 /// The store keeps whole milliseconds, and the answer is noted a moment before it leaves.
 const GRAIN: Duration = Duration::from_millis(2);
+/// How long a sender may have waited before the sink saw its request.
+const SET_UP: Duration = Duration::from_millis(500);
 /// Violations that are kept; more say nothing more.
 const MOST: usize = 50;
 
@@ -154,9 +157,10 @@ fn doubtful(message: &Value) -> HashSet<u64> {
 fn in_turn(device: &str, arrivals: &[&Arrival], delay: Duration, found: &mut Findings) {
     for pair in arrivals.windows(2) {
         let [before, after] = pair else { continue };
-        // A request that is never answered ends when its sender gives up, or when its sender is stopped or dies, of which
-        // the sink knows nothing: only what the recipient would see is sure.
-        let ended_at = if before.manner == Manner::TakesAndHangs { before.at } else { before.ended_at };
+        // A request that is not answered in time ends when its sender gives up, or when its sender is stopped or dies, of
+        // which the sink knows nothing: only what the recipient would see is sure.
+        let in_time = before.ended_at.saturating_duration_since(before.at) < ATTEMPT_TIMEOUT - SET_UP;
+        let ended_at = if in_time && before.manner != Manner::TakesAndHangs { before.ended_at } else { before.at };
         let gap = after.at.saturating_duration_since(ended_at);
         if after.at + GRAIN < ended_at {
             found.wrong(format!("{device}: two at a time: {}", told(pair)));
