@@ -38,10 +38,7 @@ impl Describe for Webhook {
             adapter_schema: String::new(),
             hosts: Vec::new(),
             secrets: Vec::new(),
-            capabilities: vec![
-                ("provider-deduplicates".into(), "false".into()),
-                ("lookup".into(), "true".into()),
-            ],
+            capabilities: vec![("provider-deduplicates".into(), "false".into()), ("lookup".into(), "true".into())],
         }
     }
 }
