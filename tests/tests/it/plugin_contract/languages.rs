@@ -3,7 +3,7 @@
 //!
 //! `tests/run` builds them beforehand and says where in `CARILLON_EXAMPLES`; else they are looked for in `target/examples`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use carillon::plugins::{
     Answer, CallContext, Content, DeviceFacts, HttpResponse, Outbound, Outcome, PaceFacts, Plugin, PluginBody,
     PluginFault, PluginHost, PluginLimits, RecipientFacts, RenderJob, Step,
 };
-use carillon_tests::server::{Server, Setup, binary};
+use carillon_tests::guests;
+use carillon_tests::server::{Server, Setup};
 use carillon_tests::sink::Sink;
 use carillon_tests::wait::eventually;
 use hyper::Method;
@@ -53,8 +54,7 @@ async fn plugins_in_go_answer_as_the_cases_say_and_send_a_campaign() {
 
 /// A component that was built before the tests.
 fn component(language: &str, kind: &str) -> Bytes {
-    let folder = std::env::var_os("CARILLON_EXAMPLES").map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| binary().parent().unwrap().with_file_name("examples")).join(language);
+    let folder = guests::examples().join(language);
     let file = folder.join(kind).with_extension("wasm");
     std::fs::read(&file).map(Bytes::from).unwrap_or_else(|error| {
         let command = format!("examples/plugins/{language}/build.sh {} {kind}", folder.display());
