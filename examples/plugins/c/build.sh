@@ -17,7 +17,7 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/carillon-tools"
 python3 -m pip --version >/dev/null || { echo "pip is missing: install Python 3.10 or newer with pip" >&2; exit 1; }
 tools="$cache/$(cksum < requirements.txt | tr ' ' -)"
 if [ ! -e "$tools/complete" ]; then
-  python3 -m pip install --quiet --no-deps --upgrade --target "$tools" -r requirements.txt
+  python3 -m pip install --quiet --root-user-action ignore --no-deps --upgrade --target "$tools" -r requirements.txt
   touch "$tools/complete"
 fi
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }

@@ -124,7 +124,7 @@ static bool fill(
 }
 
 // A list of messages and errors, as the generated code calls it.
-typedef message_template_result_content_plugin_error_t answer;
+typedef exports_carillon_plugin_template_result_content_plugin_error_t answer;
 
 static void render(const config *config, const exports_carillon_plugin_template_job_t *job, answer *answer) {
     carillon_plugin_types_content_t content = {0};

@@ -14,7 +14,7 @@ use super::super::bad_input;
 const WIT: &str = include_str!("../../../../wit/plugin.wit");
 
 /// What building leaves behind.
-const GITIGNORE: &str = "/build\n/target\nnode_modules\n";
+const GITIGNORE: &str = "/build\n/target\nnode_modules\n__pycache__\n";
 
 macro_rules! examples {
     ($($path:literal)*) => {
