@@ -300,10 +300,10 @@ fn a_new_plugin_builds_and_passes_the_check() {
         assert_eq!(code, Some(0), "{lang}: {stderr}");
         let project = folder.path().join(&name);
         // What it says comes next is what is done.
-        let (build, file) = if lang == "rust" {
-            (["cargo", "build", "--release"].as_slice(), "wasm32-wasip2/release/my_own_rust.wasm".to_owned())
-        } else {
-            (["./build.sh"].as_slice(), format!("build/{kind}.wasm"))
+        let build: &[&str] = if lang == "rust" { &["cargo", "build", "--release"] } else { &["./build.sh"] };
+        let file = match lang {
+            "rust" => "wasm32-wasip2/release/my_own_rust.wasm".to_owned(),
+            _ => format!("build/{kind}.wasm"),
         };
         assert!(stdout.contains(&build.join(" ")) && stdout.contains(&file), "{stdout}");
         // Its dependencies have been compiled with the examples.
