@@ -308,7 +308,8 @@ fn a_new_plugin_builds_and_passes_the_check() {
         assert!(stdout.contains(&build.join(" ")) && stdout.contains(&file), "{stdout}");
         // Its dependencies have been compiled with the examples.
         let target = guests::examples().join("rust/target");
-        let (code, _, stderr) = run(Command::new(build[0])
+        let program = if lang == "rust" { PathBuf::from(build[0]) } else { project.join(build[0]) };
+        let (code, _, stderr) = run(Command::new(program)
             .args(&build[1..])
             .current_dir(&project)
             .env("CARGO_TARGET_DIR", &target)
