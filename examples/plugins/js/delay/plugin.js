@@ -42,14 +42,9 @@ export const delay = {
     // All randomness comes with the call, so that a call can be repeated exactly.
     const pauseMs = config.min_ms + (config.max_ms - config.min_ms) * (ctx.random / 2 ** 32);
     const typingMs = (config.per_character_ms ?? 0) * pace.textLength;
-    return { delayMs: float((pauseMs + typingMs) * slower), state: String(slower) };
+    return { delayMs: (pauseMs + typingMs) * slower, state: String(slower) };
   }),
 };
-
-// A whole number that is answered as an f64 must be made one: the engine keeps it as an integer, which would arrive as 0.
-function float(number) {
-  return new Float64Array([number])[0];
-}
 
 // What is thrown must be an error of the contract: anything else would end the call without a word.
 function answering(call) {

@@ -53,7 +53,7 @@ export const sender = {
         ["Idempotency-Key", message.id],
       ],
       body: { tag: "text", val: JSON.stringify(body) },
-      timeoutMs: float(config.timeout_ms ?? 10_000),
+      timeoutMs: config.timeout_ms ?? 10_000,
     };
     return { step: { tag: "request", val: { request, state: "" } }, accountState: null };
   }),
@@ -78,7 +78,7 @@ function outcome(answer) {
     const providerId = typeof said.id === "string" ? said.id : "";
     return { tag: "accepted", val: { providerId, attributes: [] } };
   }
-  if (status === 429) return { tag: "retry-after", val: { scope: "device", delayMs: float(retryAfterMs(headers)), reason } };
+  if (status === 429) return { tag: "retry-after", val: { scope: "device", delayMs: retryAfterMs(headers), reason } };
   if (status === 401 || status === 403) return { tag: "account-blocked", val: reason };
   if (status >= 400 && status < 500) {
     switch (said.error) {
@@ -109,11 +109,6 @@ function retryAfterMs(headers) {
 // No address, text or secret belongs in here.
 function failure(code, detail) {
   return { code, detail, attributes: [] };
-}
-
-// A whole number that is answered as an f64 must be made one: the engine keeps it as an integer, which would arrive as 0.
-function float(number) {
-  return new Float64Array([number])[0];
 }
 
 // What is thrown must be an error of the contract: anything else would end the call without a word.
