@@ -96,6 +96,7 @@ impl Session {
                 channel: self.device.spec.channel.clone(),
                 token: self.lease.token(),
                 versions: run.versions(&sender),
+                uncertainty: pool.core.clock.uncertainty(),
             };
             let (answer, begun) = oneshot::channel();
             let turn = Turn { done: course.done.take(), next: Next::Begin(claim, answer) };
