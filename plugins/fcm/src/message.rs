@@ -12,12 +12,19 @@ pub struct Config {
     #[serde(default = "yes")]
     notification: bool,
     title: Option<String>,
-    #[serde(default)]
-    high_priority: bool,
+    priority: Option<Priority>,
     ttl_s: Option<u32>,
     collapse_key: Option<String>,
     #[serde(default)]
     validate_only: bool,
+}
+
+/// Whether a sleeping phone is woken.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Priority {
+    Normal,
+    High,
 }
 
 const fn yes() -> bool {
@@ -54,10 +61,15 @@ impl Config {
         if !data.is_empty() {
             out.insert("data".into(), data.into());
         }
-        let mut android = Map::new();
-        android.insert("priority".into(), if self.high_priority { "HIGH" } else { "NORMAL" }.into());
-        let mut apns = Map::new();
-        apns.insert("apns-priority".into(), if self.high_priority { "10" } else { "5" }.into());
+        let (mut android, mut apns) = (Map::new(), Map::new());
+        if let Some(priority) = self.priority {
+            let (of_android, of_apns) = match priority {
+                Priority::Normal => ("NORMAL", "5"),
+                Priority::High => ("HIGH", "10"),
+            };
+            android.insert("priority".into(), of_android.into());
+            apns.insert("apns-priority".into(), of_apns.into());
+        }
         if let Some(ttl) = self.ttl_s {
             android.insert("ttl".into(), format!("{ttl}s").into());
         }
@@ -65,8 +77,12 @@ impl Config {
             android.insert("collapse_key".into(), key.as_str().into());
             apns.insert("apns-collapse-id".into(), key.as_str().into());
         }
-        out.insert("android".into(), android.into());
-        out.insert("apns".into(), json!({ "headers": apns }));
+        if !android.is_empty() {
+            out.insert("android".into(), android.into());
+        }
+        if !apns.is_empty() {
+            out.insert("apns".into(), json!({ "headers": apns }));
+        }
         let mut body = Map::new();
         if self.validate_only {
             body.insert("validate_only".into(), true.into());
