@@ -121,8 +121,8 @@ impl Registry {
             .map(|(name, bytes)| async { (*name, *bytes, self.host.inspect_own(Bytes::from_static(bytes)).await) })
             .buffered(cores());
         while let Some((name, bytes, inspected)) = checked.next().await {
-            let inspected = inspected
-                .with_context(|| format!("the embedded plugin {name} does not pass the upload check"))?;
+            let inspected =
+                inspected.with_context(|| format!("the embedded plugin {name} does not pass the upload check"))?;
             let activate = stored
                 .iter()
                 .find(|version| version.active && version.name == inspected.info.name)

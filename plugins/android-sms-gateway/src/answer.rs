@@ -30,7 +30,9 @@ pub enum Seen {
 /// What a gateway knows of a message.
 pub fn looked_up(reply: &Reply, seen: Seen) -> Outcome {
     match (reply.status, seen) {
-        (200..=299, _) => of_state(reply).unwrap_or_else(|| Outcome::Unknown(reply.said("without a state that is known"))),
+        (200..=299, _) => {
+            of_state(reply).unwrap_or_else(|| Outcome::Unknown(reply.said("without a state that is known")))
+        }
         // Its answer to a send comes after the message is stored.
         (404, Seen::Perhaps) => {
             Outcome::Transient(failure("sms-gateway-not-found", "the gateway has no message with this id"))
@@ -70,7 +72,10 @@ fn refused(reply: &Reply) -> Outcome {
     }
     // Its id is wrong, or no phone of the account was active lately.
     if said.contains("device") {
-        return down(None, failure("sms-gateway-device", format!("the gateway has no such phone: {}", excerpt(message))));
+        return down(
+            None,
+            failure("sms-gateway-device", format!("the gateway has no such phone: {}", excerpt(message))),
+        );
     }
     Outcome::ContentRejected(failure("sms-gateway-400", format!("the gateway refuses it: {}", excerpt(message))))
 }

@@ -60,8 +60,8 @@ impl Settings {
     /// The placeholder of the device's secret, or of the configuration's, or of the usual one.
     pub fn secret(&self, of_device: Option<&str>, usual: &str) -> Result<String, Box<Outcome>> {
         let name = of_device.or(self.secret.as_deref()).unwrap_or(usual);
-        let plausible = (1..=128).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        let plausible =
+            (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
         if plausible {
             Ok(format!("{{{{secret:{name}}}}}"))
         } else {
@@ -81,7 +81,13 @@ pub fn misfit(why: &str) -> Outcome {
 }
 
 /// A request, and nothing to remember until its answer comes.
-pub fn request(method: &str, url: String, authorization: Option<String>, body: Option<&Value>, timeout_ms: f64) -> Step {
+pub fn request(
+    method: &str,
+    url: String,
+    authorization: Option<String>,
+    body: Option<&Value>,
+    timeout_ms: f64,
+) -> Step {
     let mut headers = Vec::new();
     if let Some(authorization) = authorization {
         headers.push(("Authorization".into(), authorization));
@@ -201,7 +207,10 @@ impl Reply {
 
     /// The milliseconds of a number of seconds at a JSON Pointer, when it is one that can be waited for.
     pub fn seconds_as_ms(&self, pointer: &str) -> Option<f64> {
-        self.at(pointer).and_then(Value::as_f64).map(|seconds| seconds * 1000.0).filter(|ms| ms.is_finite() && *ms >= 0.0)
+        self.at(pointer)
+            .and_then(Value::as_f64)
+            .map(|seconds| seconds * 1000.0)
+            .filter(|ms| ms.is_finite() && *ms >= 0.0)
     }
 
     /// The text or number at a JSON Pointer, as a provider's id; empty when there is neither.
@@ -337,7 +346,10 @@ mod tests {
     #[test]
     fn an_excerpt_has_no_quotation_number_or_address() {
         for (text, kept) in [
-            ("Bad Request: can't parse entities: Unsupported start tag \"ada\"", "Bad Request: can't parse entities: Unsupported start tag"),
+            (
+                "Bad Request: can't parse entities: Unsupported start tag \"ada\"",
+                "Bad Request: can't parse entities: Unsupported start tag",
+            ),
             ("failed to use phone in row 1: +39055", "failed to use phone in row"),
             ("value 'Ada' is wrong", "value"),
             ("Ask ada@example.com", "Ask ada"),

@@ -4,9 +4,6 @@ use common::contract::sending::{Outcome, RecipientProblem, Scope};
 use common::provider::{self, Reply, Settings, excerpt, failure, rejected};
 use serde_json::Value;
 
-/// What FCM asks for when it does not say how long to wait.
-const MINUTE_MS: f64 = 60_000.0;
-
 /// The outcome of a send.
 pub fn outcome(settings: &Settings, reply: &Reply) -> Outcome {
     let name = reply.id("/name");
@@ -16,9 +13,11 @@ pub fn outcome(settings: &Settings, reply: &Reply) -> Outcome {
     let code = detail(reply, "google.firebase.fcm.v1.FcmError", "errorCode").and_then(Value::as_str);
     let code = code.unwrap_or_else(|| reply.text("/error/status"));
     let said = |what: &str| failure(format!("fcm-{}", code.to_ascii_lowercase().replace('_', "-")), what);
-    let asked_ms = settings.retry_after_ms.unwrap_or(MINUTE_MS);
+    let asked_ms = settings.bare_wait_ms();
     match code {
-        "UNREGISTERED" => rejected(RecipientProblem::Invalid, said("the app has been removed from the phone, or its token is old")),
+        "UNREGISTERED" => {
+            rejected(RecipientProblem::Invalid, said("the app has been removed from the phone, or its token is old"))
+        }
         // All tokens of a wrong project look like this: they are not put on the suppression list.
         "SENDER_ID_MISMATCH" => rejected(RecipientProblem::Unreachable, said("the token belongs to another project")),
         "INVALID_ARGUMENT" if is_about_the_token(reply) => {
@@ -32,8 +31,12 @@ pub fn outcome(settings: &Settings, reply: &Reply) -> Outcome {
             None => reply.wait(Scope::Account, asked_ms, said("the project has reached its quota")),
         },
         // Access tokens live for an hour: what replaces the secret is waited for.
-        "UNAUTHENTICATED" => provider::wait(Scope::Account, asked_ms, said("the access token has expired or is not valid")),
-        "THIRD_PARTY_AUTH_ERROR" => Outcome::AccountBlocked(said("the project's APNs or web push credentials are not valid")),
+        "UNAUTHENTICATED" => {
+            provider::wait(Scope::Account, asked_ms, said("the access token has expired or is not valid"))
+        }
+        "THIRD_PARTY_AUTH_ERROR" => {
+            Outcome::AccountBlocked(said("the project's APNs or web push credentials are not valid"))
+        }
         "PERMISSION_DENIED" => Outcome::AccountBlocked(said("the access token may not send for this project")),
         "NOT_FOUND" => Outcome::AccountBlocked(said("there is no such project")),
         "UNAVAILABLE" if reply.retry_after_ms().is_some() => {

@@ -35,7 +35,12 @@ thread_local! {
 }
 
 fn read(text: &str) -> Result<Both, PluginError> {
-    let both = || Ok(Both { settings: common::parse(text)?, config: common::parse(text)? });
+    let both = || {
+        let mut settings: Settings = common::parse(text)?;
+        // What FCM asks for when it does not say how long to wait.
+        settings.retry_after_ms.get_or_insert(60_000.0);
+        Ok(Both { settings, config: common::parse(text)? })
+    };
     both().map_err(PluginError::InvalidConfig)
 }
 

@@ -23,10 +23,20 @@ static TOLD: [Told; 16] = [
     told("user is deactivated", "deactivated", RecipientProblem::Invalid, "the user's account was deleted"),
     told("chat was deleted", "deleted", RecipientProblem::Invalid, "the chat was deleted"),
     told("group chat is deactivated", "deleted", RecipientProblem::Invalid, "the chat was deleted"),
-    told("upgraded to a supergroup", "migrated", RecipientProblem::Invalid, "the group has another id now, as a supergroup"),
+    told(
+        "upgraded to a supergroup",
+        "migrated",
+        RecipientProblem::Invalid,
+        "the group has another id now, as a supergroup",
+    ),
     told("chat_id is empty", "no-chat", RecipientProblem::Invalid, "there is no chat id"),
     told("to bots", "bot", RecipientProblem::Invalid, "the recipient is a bot"),
-    told("can't initiate conversation", "not-started", RecipientProblem::Unreachable, "the user has not started the bot"),
+    told(
+        "can't initiate conversation",
+        "not-started",
+        RecipientProblem::Unreachable,
+        "the user has not started the bot",
+    ),
     told("chat not found", "chat-not-found", RecipientProblem::Unreachable, "the bot knows no such chat"),
     told("user not found", "user-not-found", RecipientProblem::Unreachable, "the bot knows no such user"),
     told("peer_id_invalid", "peer-invalid", RecipientProblem::Unreachable, "the bot knows no such chat"),
@@ -65,7 +75,10 @@ pub fn outcome(settings: &Settings, reply: &Reply) -> Outcome {
                 let means = format!("Telegram does not let the bot write to this chat: {}", excerpt(description));
                 return rejected(RecipientProblem::Unreachable, failure(code("forbidden"), means));
             }
-            Outcome::ContentRejected(failure(code("bad-request"), format!("Telegram refuses it: {}", excerpt(description))))
+            Outcome::ContentRejected(failure(
+                code("bad-request"),
+                format!("Telegram refuses it: {}", excerpt(description)),
+            ))
         }
         _ => reply.usual(settings, Scope::Device),
     }

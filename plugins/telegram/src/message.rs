@@ -68,7 +68,9 @@ impl Config {
         let content = &message.content;
         let mut body = Map::new();
         body.insert("chat_id".into(), message.recipient.address.as_str().into());
-        for (name, is_set) in [("disable_notification", self.disable_notification), ("protect_content", self.protect_content)] {
+        for (name, is_set) in
+            [("disable_notification", self.disable_notification), ("protect_content", self.protect_content)]
+        {
             if is_set {
                 body.insert(name.into(), true.into());
             }

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_day_that_is_full_is_waited_for_and_the_next_begins_spread_out() {
-        let config = config(r#"{"start_per_day": 10, "full_per_day": 10, "ramp_days": 0, "active_hours": 10, "jitter": 0}"#);
+        let config =
+            config(r#"{"start_per_day": 10, "full_per_day": 10, "ramp_days": 0, "active_hours": 10, "jitter": 0}"#);
         let evening = 18.0 * HOUR_MS;
         assert_eq!(config.delay_ms(3, 9, evening, 0.5), HOUR_MS);
         assert_eq!(config.delay_ms(3, 10, evening, 0.0), 6.0 * HOUR_MS);
@@ -143,7 +144,8 @@ mod tests {
 
     #[test]
     fn the_time_between_two_messages_keeps_to_its_bounds() {
-        let bounded = config(r#"{"start_per_day": 1, "full_per_day": 1e6, "ramp_days": 10, "min_ms": 500, "max_ms": 60000}"#);
+        let bounded =
+            config(r#"{"start_per_day": 1, "full_per_day": 1e6, "ramp_days": 10, "min_ms": 500, "max_ms": 60000}"#);
         for day in 0..12 {
             for dice in [0.0, 0.3, 0.999] {
                 assert!((500.0..=60_000.0).contains(&bounded.delay_ms(day, 0, 0.0, dice)));

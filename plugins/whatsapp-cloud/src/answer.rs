@@ -13,7 +13,9 @@ pub fn outcome(settings: &Settings, spam_wait_ms: f64, reply: &Reply) -> Outcome
     if reply.status < 300 && !id.is_empty() {
         return provider::accepted(id);
     }
-    let Some(code) = reply.at("/error/code").and_then(Value::as_i64) else { return reply.usual(settings, Scope::Device) };
+    let Some(code) = reply.at("/error/code").and_then(Value::as_i64) else {
+        return reply.usual(settings, Scope::Device);
+    };
     let said = |what: &str| failure(format!("whatsapp-{code}"), what);
     let wait = |scope, usual_ms, reason: Failure| match regained_ms(reply) {
         Some(ms) => provider::wait(scope, ms, reason),
@@ -25,8 +27,12 @@ pub fn outcome(settings: &Settings, spam_wait_ms: f64, reply: &Reply) -> Outcome
         4 => wait(Scope::Account, settings.bare_wait_ms(), said("the app has made too many calls")),
         80007 => wait(Scope::Account, settings.bare_wait_ms(), said("the business account has reached its rate limit")),
         130_429 => wait(Scope::Device, settings.bare_wait_ms(), said("the number has reached its throughput")),
-        131_048 => wait(Scope::Device, spam_wait_ms, said("too many messages of the number were blocked or marked as spam")),
-        131_056 => wait(Scope::Recipient, settings.bare_wait_ms(), said("too many messages to this recipient in a short time")),
+        131_048 => {
+            wait(Scope::Device, spam_wait_ms, said("too many messages of the number were blocked or marked as spam"))
+        }
+        131_056 => {
+            wait(Scope::Recipient, settings.bare_wait_ms(), said("too many messages to this recipient in a short time"))
+        }
 
         0 | 190 => Outcome::AccountBlocked(said("the access token has expired or is not valid")),
         3 | 10 | 200..=299 | 131_005 => Outcome::AccountBlocked(said("the access token lacks a permission")),
@@ -34,8 +40,12 @@ pub fn outcome(settings: &Settings, spam_wait_ms: f64, reply: &Reply) -> Outcome
         131_042 => Outcome::AccountBlocked(said("the business account cannot pay")),
 
         33 | 133_010 => down(Some(NOT_READY_MS), said("the business phone number is deleted or not registered")),
-        131_037 | 131_045 => down(Some(NOT_READY_MS), said("the business phone number is not approved or not registered")),
-        131_057 | 133_004 | 133_015 => down(reply.retry_after_ms(), said("the business phone number is in maintenance")),
+        131_037 | 131_045 => {
+            down(Some(NOT_READY_MS), said("the business phone number is not approved or not registered"))
+        }
+        131_057 | 133_004 | 133_015 => {
+            down(reply.retry_after_ms(), said("the business phone number is in maintenance"))
+        }
 
         131_021 => rejected(RecipientProblem::Invalid, said("the recipient is the sender")),
         131_026 => unreachable("the message cannot be delivered: no WhatsApp at this number, or one that is too old"),
@@ -74,6 +84,7 @@ fn refusal(code: i64) -> &'static str {
 fn regained_ms(reply: &Reply) -> Option<f64> {
     let usage: Value = serde_json::from_str(reply.header("x-business-use-case-usage")?).ok()?;
     let entries = usage.as_object()?.values().filter_map(Value::as_array).flatten();
-    let minutes = entries.filter_map(|entry| entry.get("estimated_time_to_regain_access")?.as_f64()).fold(0.0, f64::max);
+    let minutes =
+        entries.filter_map(|entry| entry.get("estimated_time_to_regain_access")?.as_f64()).fold(0.0, f64::max);
     (minutes > 0.0 && minutes.is_finite()).then_some(minutes * 60_000.0)
 }

@@ -79,7 +79,9 @@ impl Config {
                 }
                 if !text.is_empty() {
                     if matches!(kind, "audio" | "sticker") {
-                        return Err(PluginError::InvalidInput(format!("WhatsApp takes no text with an attachment of kind {kind}")));
+                        return Err(PluginError::InvalidInput(format!(
+                            "WhatsApp takes no text with an attachment of kind {kind}"
+                        )));
                     }
                     what.insert("caption".into(), text.into());
                 }
@@ -100,9 +102,8 @@ impl Config {
 
     /// The approved template: the one that the message's own template names, or the configuration's.
     fn template(&self, message: &Outbound, media: Option<&Media>) -> Result<Option<Value>, PluginError> {
-        let attribute = |name: &str| {
-            message.content.attributes.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-        };
+        let attribute =
+            |name: &str| message.content.attributes.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let configured = self.template.as_ref();
         let Some(name) = attribute("template").or(configured.map(|template| template.name.as_str())) else {
             return Ok(None);
@@ -111,12 +112,14 @@ impl Config {
             .or(configured.map(|template| template.language.as_str()))
             .ok_or_else(|| PluginError::InvalidInput("the attribute template-language is missing".into()))?;
         let components = match attribute("template-components") {
-            Some(text) => serde_json::from_str(text)
-                .map_err(|e| PluginError::InvalidInput(format!("the attribute template-components is not JSON: {e}")))?,
+            Some(text) => serde_json::from_str(text).map_err(|e| {
+                PluginError::InvalidInput(format!("the attribute template-components is not JSON: {e}"))
+            })?,
             None => Value::from(self.components(message, media)?),
         };
         let mut template = json!({ "name": name, "language": { "code": language } });
-        if let (Some(template), true) = (template.as_object_mut(), components.as_array().is_none_or(|c| !c.is_empty())) {
+        if let (Some(template), true) = (template.as_object_mut(), components.as_array().is_none_or(|c| !c.is_empty()))
+        {
             template.insert("components".into(), components);
         }
         Ok(Some(template))
