@@ -118,7 +118,7 @@ impl Registry {
         });
         // The first start waits for it: each core compiles one. They are stored in their order.
         let mut checked = stream::iter(missing)
-            .map(|(name, bytes)| async { (*name, *bytes, self.host.inspect_own(Bytes::from_static(bytes)).await) })
+            .map(|(name, bytes)| async move { (*name, *bytes, self.host.inspect_own(Bytes::from_static(bytes)).await) })
             .buffered(cores());
         while let Some((name, bytes, inspected)) = checked.next().await {
             let inspected =
@@ -159,11 +159,14 @@ impl Registry {
         before: &Snapshot,
         versions: Vec<PluginVersion>,
     ) -> Result<Vec<(PluginVersion, Option<Arc<Plugin>>)>> {
-        let load = async |version: PluginVersion| {
-            let plugin = self.loaded_or_load(store, before, &version).await?;
-            Ok((version, plugin))
-        };
-        stream::iter(versions).map(load).buffered(cores()).try_collect().await
+        stream::iter(versions)
+            .map(|version| async move {
+                let plugin = self.loaded_or_load(store, before, &version).await?;
+                Ok((version, plugin))
+            })
+            .buffered(cores())
+            .try_collect()
+            .await
     }
 
     async fn loaded_or_load(

@@ -10,6 +10,7 @@ mod generated {
             }
         ",
         path: "../../wit",
+        generate_all,
         generate_unused_types: true,
     });
 }
