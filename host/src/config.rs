@@ -83,8 +83,8 @@ pub struct Config {
     /// The first admin token, at least 16 characters; one is made and kept in the data folder when absent.
     #[arg(long, env = "CARILLON_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub admin_token: Option<String>,
-    /// Secrets that senders may use in headers, as `NAME=VALUE@HOST`: put into requests to that host in place of
-    /// `{{secret:NAME}}`.
+    /// Secrets that senders may use in headers and in the paths of URLs, as `NAME=VALUE@HOST`: put into requests to that host in
+    /// place of `{{secret:NAME}}`.
     #[arg(
         long,
         env = "CARILLON_SECRETS",

@@ -28,6 +28,7 @@ mod wasi;
 mod wire;
 
 use std::fmt;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -67,8 +68,10 @@ struct Shared {
     machine: Machine,
     limits: Arc<PluginLimits>,
     cache: Option<CodeCache>,
-    /// Compiling takes a core for up to seconds: one at a time.
+    /// Compiling takes a core for up to seconds: of what is uploaded one at a time.
     compiling: Semaphore,
+    /// What was checked before, and messages may wait for: one for each core.
+    loading: Semaphore,
     /// Calls of plugins that are slow or unknown, and the upload check.
     slow: Slow,
     pools: Mutex<Vec<Weak<Pool>>>,
@@ -83,6 +86,11 @@ impl fmt::Debug for PluginHost {
 /// Calls of slow plugins at once, all of them together.
 const SLOW_THREADS: usize = 500;
 
+/// How many components are compiled at once at a start.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 impl PluginHost {
     /// Makes the engine. Compiled code is kept in `cache_dir`, where given.
     ///
@@ -96,6 +104,7 @@ impl PluginHost {
             limits: Arc::new(limits),
             cache,
             compiling: Semaphore::new(1),
+            loading: Semaphore::new(cores()),
             slow: Slow::new(SLOW_THREADS).context("cannot make the threads for slow plugins")?,
             pools: Mutex::new(Vec::new()),
         })))
@@ -107,8 +116,13 @@ impl PluginHost {
     /// # Errors
     /// A refusal that names what is wrong and how to fix it.
     pub async fn inspect(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
-        let shared = Arc::clone(&self.0);
         let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
+        self.inspect_own(bytes).await
+    }
+
+    /// As [`PluginHost::inspect`], for what comes with the program: the caller says how many at once.
+    async fn inspect_own(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
+        let shared = Arc::clone(&self.0);
         let checked = self.0.slow.run(move || check::inspect(&shared, &bytes)).await;
         checked.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
     }
@@ -127,7 +141,7 @@ impl PluginHost {
     ) -> Result<Arc<Plugin>, Refusal> {
         let shared = Arc::clone(&self.0);
         // Neither ends early: the semaphore is never closed, and the work does not panic.
-        let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
+        let _permit = self.0.loading.acquire().await.map_err(|e| Refusal::internal(&e))?;
         tokio::task::spawn_blocking(move || {
             // Campaigns may wait for it.
             let component = shared.compile(&digest, &bytes, Urgency::Now)?;

@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod redis;
 pub mod server;
 pub mod sink;
+pub mod standin;
 pub mod stores;
 pub mod strangers;
 pub mod wait;

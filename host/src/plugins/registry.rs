@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use parking_lot::RwLock;
 
-use super::{FIRST_PARTY, Plugin, PluginHost};
+use super::{FIRST_PARTY, Inspected, Plugin, PluginHost, cores};
 use crate::clock::Time;
 use crate::id::{Digest, VersionNo};
 use crate::store::{NewPluginVersion, PluginVersion, Result, Store, StoreError};
@@ -72,8 +73,7 @@ impl Registry {
         let before = self.snapshot();
         let mut next = Snapshot::default();
         let (active, others): (Vec<_>, Vec<_>) = stored.into_iter().partition(|version| version.active);
-        for version in active {
-            let plugin = self.loaded_or_load(store, &before, &version).await?;
+        for (version, plugin) in self.all_loaded(store, &before, active).await? {
             let versions = next.by_name.entry(version.name.clone()).or_default();
             versions.active = match plugin {
                 Some(plugin) => {
@@ -94,8 +94,8 @@ impl Registry {
         }
         self.swap(early);
 
-        for version in others {
-            if let Some(plugin) = self.loaded_or_load(store, &before, &version).await? {
+        for (version, plugin) in self.all_loaded(store, &before, others).await? {
+            if let Some(plugin) = plugin {
                 next.by_no.insert(plugin.no, Arc::clone(&plugin));
                 next.by_name.entry(version.name).or_default().all.push(plugin);
             }
@@ -112,24 +112,24 @@ impl Registry {
     /// When the store cannot be used, or an embedded plugin does not pass the upload check.
     pub async fn ensure_first_party(&self, store: &dyn Store, now: Time) -> anyhow::Result<()> {
         let stored = store.plugins().await?;
-        for (name, bytes) in FIRST_PARTY {
+        let missing = FIRST_PARTY.iter().filter(|(_, bytes)| {
             let digest = Digest::of(bytes);
-            if stored.iter().any(|version| version.digest == digest) {
-                continue;
-            }
-            let bytes = Bytes::from_static(bytes);
-            let inspected = self
-                .host
-                .inspect(bytes.clone())
-                .await
-                .with_context(|| format!("the embedded plugin {name} does not pass the upload check"))?;
+            !stored.iter().any(|version| version.digest == digest)
+        });
+        // The first start waits for it: each core compiles one. They are stored in their order.
+        let mut checked = stream::iter(missing)
+            .map(|(name, bytes)| async move { (*name, *bytes, self.host.inspect_own(Bytes::from_static(bytes)).await) })
+            .buffered(cores());
+        while let Some((name, bytes, inspected)) = checked.next().await {
+            let inspected =
+                inspected.with_context(|| format!("the embedded plugin {name} does not pass the upload check"))?;
             let activate = stored
                 .iter()
                 .find(|version| version.active && version.name == inspected.info.name)
                 .is_none_or(|active| is_older(&active.version, &inspected.info.version));
-            let (kind, info, imports) = (inspected.kind, inspected.info, inspected.imports);
+            let Inspected { kind, info, imports, digest, .. } = inspected;
             let version = info.version.clone();
-            let new = NewPluginVersion { kind, info, imports, digest, bytes };
+            let new = NewPluginVersion { kind, info, imports, digest, bytes: Bytes::from_static(bytes) };
             match store.put_plugin(&new, activate, now).await {
                 Ok(_) => tracing::info!(
                     plugin.name = name,
@@ -150,6 +150,23 @@ impl Registry {
             }
         }
         Ok(self.reload(store).await?)
+    }
+
+    /// The versions with their plugins, where they load; each core compiles one.
+    async fn all_loaded(
+        &self,
+        store: &dyn Store,
+        before: &Snapshot,
+        versions: Vec<PluginVersion>,
+    ) -> Result<Vec<(PluginVersion, Option<Arc<Plugin>>)>> {
+        stream::iter(versions)
+            .map(|version| async move {
+                let plugin = self.loaded_or_load(store, before, &version).await?;
+                Ok((version, plugin))
+            })
+            .buffered(cores())
+            .try_collect()
+            .await
     }
 
     async fn loaded_or_load(
