@@ -66,7 +66,7 @@ enum Command {
     /// List and resolve messages of which nobody knows whether they were sent.
     #[command(subcommand)]
     Message(message::Command),
-    /// Check and upload plugins.
+    /// Make, check and upload plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Make, list and revoke API tokens.

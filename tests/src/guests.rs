@@ -1,6 +1,17 @@
-//! Components made from a few lines of WAT: a core module in the shape that `wit-bindgen` gives its guests, made a component.
+//! Components made from a few lines of WAT: a core module in the shape that `wit-bindgen` gives its guests, made a component. And
+//! where those are that were built of the examples.
+
+use std::path::PathBuf;
 
 use bytes::Bytes;
+
+use crate::server::binary;
+
+/// Where the example plugins were built before the tests, a folder for each language.
+pub fn examples() -> PathBuf {
+    let target = || binary().parent().expect("target/<profile>").with_file_name("examples");
+    std::env::var_os("CARILLON_EXAMPLES").map_or_else(target, PathBuf::from)
+}
 
 /// A delay strategy whose `next-delay` has this body: its parameter is local 0, its result points at what it answers.
 pub fn delay(name: &str, body: &str) -> Bytes {

@@ -1,5 +1,6 @@
-//! `carillon plugin check|push`: what an upload checks, before the upload; and the upload.
+//! `carillon plugin new|check|push`: a plugin to begin with; what an upload checks, before the upload; and the upload.
 
+mod new;
 mod sample;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use crate::plugins::{Inspected, PluginHost, PluginLimits, Refusal};
 /// What to do with a plugin.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Make a folder with a new plugin in it, ready to be built.
+    New(new::New),
     /// Check a component as an upload would: world, imports, limits, description, and how long a call takes.
     Check(Check),
     /// Upload a component to a server.
@@ -51,6 +54,7 @@ pub struct Push {
 /// Runs the command.
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::New(args) => new::run(&args),
         Command::Check(args) => check(args).await,
         Command::Push(args) => push(args).await,
     }

@@ -42,12 +42,16 @@ fn bad_input_exits_2_with_one_line_that_names_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let unknown = rehearsal(folder.path(), |text| text.replace("[sender]", "[sendr]"));
     let unknown = unknown.to_str().expect("UTF-8");
+    std::fs::write(folder.path().join("taken"), "").expect("written");
     for (args, names) in [
         (vec!["serve", "--window", "1"], "--window"),
         (vec!["serve", "--store", "mysql://x"], "--store"),
         (vec!["campaign", "run", unknown], "rehearsal.toml:"),
         (vec!["plugin", "check", unknown], "rehearsal.toml"),
         (vec!["plugin", "push", unknown, "--url", "nowhere", "--token", "x"], "--url"),
+        (vec!["plugin", "new", "My plugin", "--lang", "js", "--kind", "delay"], "My plugin: a plugin's name"),
+        (vec!["plugin", "new", ".", "--lang", "js", "--kind", "delay"], ".: a plugin's name"),
+        (vec!["plugin", "new", "taken", "--lang", "js", "--kind", "delay"], "taken is there already"),
         (vec!["token", "list", "--data", "/does/not/exist"], "--data"),
     ] {
         let (code, stdout, stderr) = run(carillon().current_dir(folder.path()).args(&args));
@@ -277,5 +281,45 @@ fn the_compiler_ends_at_its_limits() {
     for (seconds, memory) in [("1", memory.as_str()), (seconds, "20000000")] {
         let ended = compile(seconds, memory, &bomb);
         assert!(ended.status.signal().is_some() && ended.stdout.is_empty(), "{:?}", ended.status);
+    }
+}
+
+#[test]
+fn a_new_plugin_builds_and_passes_the_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (lang, kind, config) in [
+        ("rust", "delay", r#"{"min_ms":1,"max_ms":2}"#),
+        ("js", "sender", r#"{"url":"https://api.example.com/messages"}"#),
+        ("python", "template", r#"{"text":"Hello {name}."}"#),
+        ("c", "template", r#"{"text":"Hello {name}."}"#),
+        ("go", "sender", r#"{"url":"https://api.example.com/messages"}"#),
+    ] {
+        let name = format!("my-own-{lang}");
+        let args = ["plugin", "new", &name, "--lang", lang, "--kind", kind];
+        let (code, stdout, stderr) = run(carillon().current_dir(folder.path()).args(args));
+        assert_eq!(code, Some(0), "{lang}: {stderr}");
+        let project = folder.path().join(&name);
+        // What it says comes next is what is done.
+        let build: &[&str] = if lang == "rust" { &["cargo", "build", "--release"] } else { &["./build.sh"] };
+        let file = match lang {
+            "rust" => "wasm32-wasip2/release/my_own_rust.wasm".to_owned(),
+            _ => format!("build/{kind}.wasm"),
+        };
+        assert!(stdout.contains(&build.join(" ")) && stdout.contains(&file), "{stdout}");
+        // Its dependencies have been compiled with the examples.
+        let target = guests::examples().join("rust/target");
+        let program = if lang == "rust" { PathBuf::from(build[0]) } else { project.join(build[0]) };
+        let (code, _, stderr) = run(Command::new(program)
+            .args(&build[1..])
+            .current_dir(&project)
+            .env("CARGO_TARGET_DIR", &target)
+            .stdin(Stdio::null()));
+        assert_eq!(code, Some(0), "{lang}: {stderr}");
+        let file = if lang == "rust" { target.join(file) } else { project.join(file) };
+        let (code, stdout, stderr) = run(carillon().args(["plugin", "check", "--json", "--config", config]).arg(&file));
+        assert_eq!(code, Some(0), "{lang}: {stderr}");
+        let report: Value = serde_json::from_str(&stdout).expect("JSON");
+        assert_eq!((&report["kind"], &report["info"]["name"]), (&json!(kind), &json!(name)), "{report}");
+        assert!(report["call_us"].is_u64(), "it was called: {report}");
     }
 }

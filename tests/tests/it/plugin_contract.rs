@@ -3,6 +3,7 @@
 mod escapes;
 mod first_party;
 mod hostile;
+mod languages;
 mod providers;
 mod seeds;
 mod webhook;

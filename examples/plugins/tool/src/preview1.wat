@@ -1,0 +1,92 @@
+;; WASI 0.1 without anything in it: no files, no arguments, no environment. Output is taken and lost, the clock counts how often
+;; it was read, and random bytes are always the same: a plugin gets time and randomness with each call. It imports nothing,
+;; so that a collector may run while arguments are written into the guest's memory, when a component may not call out.
+(module
+  (import "env" "memory" (memory 0))
+  (global $clock (mut i64) (i64.const 0))
+  (global $random (mut i32) (i32.const 0x2545f491))
+
+  (func (export "clock_time_get") (param i32 i64 i32) (result i32)
+    (global.set $clock (i64.add (global.get $clock) (i64.const 1000)))
+    (i64.store (local.get 2) (global.get $clock))
+    (i32.const 0))
+  (func (export "clock_res_get") (param i32 i32) (result i32)
+    (i64.store (local.get 1) (i64.const 1000))
+    (i32.const 0))
+  (func (export "random_get") (param $at i32) (param $length i32) (result i32)
+    (local $x i32)
+    (local.set $x (global.get $random))
+    (block $done
+      (loop $next
+        (br_if $done (i32.eqz (local.get $length)))
+        (local.set $x (i32.xor (local.get $x) (i32.shl (local.get $x) (i32.const 13))))
+        (local.set $x (i32.xor (local.get $x) (i32.shr_u (local.get $x) (i32.const 17))))
+        (local.set $x (i32.xor (local.get $x) (i32.shl (local.get $x) (i32.const 5))))
+        (i32.store8 (local.get $at) (local.get $x))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (local.set $length (i32.sub (local.get $length) (i32.const 1)))
+        (br $next)))
+    (global.set $random (local.get $x))
+    (i32.const 0))
+
+  ;; No arguments and no variables: two counts of nothing.
+  (func (export "args_sizes_get") (param i32 i32) (result i32)
+    (i32.store (local.get 0) (i32.const 0))
+    (i32.store (local.get 1) (i32.const 0))
+    (i32.const 0))
+  (func (export "args_get") (param i32 i32) (result i32) (i32.const 0))
+  (func (export "environ_sizes_get") (param i32 i32) (result i32)
+    (i32.store (local.get 0) (i32.const 0))
+    (i32.store (local.get 1) (i32.const 0))
+    (i32.const 0))
+  (func (export "environ_get") (param i32 i32) (result i32) (i32.const 0))
+
+  ;; Everything is written: the sum of the lengths is the answer.
+  (func (export "fd_write") (param $fd i32) (param $list i32) (param $count i32) (param $answer i32) (result i32)
+    (local $sum i32)
+    (block $done
+      (loop $next
+        (br_if $done (i32.eqz (local.get $count)))
+        (local.set $sum (i32.add (local.get $sum) (i32.load offset=4 (local.get $list))))
+        (local.set $list (i32.add (local.get $list) (i32.const 8)))
+        (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+        (br $next)))
+    (i32.store (local.get $answer) (local.get $sum))
+    (i32.const 0))
+
+  ;; Whatever is waited for has happened: events of zeros, one for each subscription.
+  (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $answer i32) (result i32)
+    (memory.fill (local.get $out) (i32.const 0) (i32.mul (local.get $count) (i32.const 32)))
+    (i32.store (local.get $answer) (local.get $count))
+    (i32.const 0))
+  (func (export "sched_yield") (result i32) (i32.const 0))
+  (func (export "proc_exit") (param i32) unreachable)
+
+  ;; There are no files: 8 is "bad file descriptor", 52 "no such function".
+  (func (export "fd_close") (param i32) (result i32) (i32.const 8))
+  (func (export "fd_fdstat_get") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_fdstat_set_flags") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_fdstat_set_rights") (param i32 i64 i64) (result i32) (i32.const 8))
+  (func (export "fd_filestat_get") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_filestat_set_size") (param i32 i64) (result i32) (i32.const 8))
+  (func (export "fd_filestat_set_times") (param i32 i64 i64 i32) (result i32) (i32.const 8))
+  (func (export "fd_prestat_get") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_prestat_dir_name") (param i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_read") (param i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_pread") (param i32 i32 i32 i64 i32) (result i32) (i32.const 8))
+  (func (export "fd_pwrite") (param i32 i32 i32 i64 i32) (result i32) (i32.const 8))
+  (func (export "fd_readdir") (param i32 i32 i32 i64 i32) (result i32) (i32.const 8))
+  (func (export "fd_seek") (param i32 i64 i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_sync") (param i32) (result i32) (i32.const 8))
+  (func (export "path_create_directory") (param i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_filestat_get") (param i32 i32 i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_filestat_set_times") (param i32 i32 i32 i32 i64 i64 i32) (result i32) (i32.const 52))
+  (func (export "path_link") (param i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_open") (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_readlink") (param i32 i32 i32 i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_remove_directory") (param i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_rename") (param i32 i32 i32 i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_symlink") (param i32 i32 i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "path_unlink_file") (param i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "sock_accept") (param i32 i32 i32) (result i32) (i32.const 52))
+  (func (export "sock_shutdown") (param i32 i32) (result i32) (i32.const 52)))
