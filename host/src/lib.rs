@@ -40,6 +40,7 @@ pub mod processor;
 pub mod queue;
 pub mod recovery;
 pub mod resolution;
+pub mod rollout;
 pub mod sampler;
 pub mod sequence;
 pub mod store;
