@@ -44,6 +44,8 @@ pub mod rollout;
 pub mod sampler;
 pub mod sequence;
 pub mod store;
+pub mod trial;
+pub mod trials;
 pub mod trigger;
 pub mod ui;
 pub mod window;

@@ -12,6 +12,7 @@ use super::session::{Posted, Session};
 use super::{Answer, Failure, Shared, actor, files, format, go};
 use crate::operations::OpError;
 use crate::operations::plugins::{self as operations, UploadReport};
+use crate::operations::rollouts::{self, Activation};
 use crate::plugin::PluginKind;
 use crate::plugins::FunctionStats;
 use crate::store::PluginVersion;
@@ -135,6 +136,7 @@ async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<Strin
 
 async fn activate(State(ui): State<Shared>, Path(name): Path<String>, posted: Posted) -> Answer {
     posted.session.require(WRITE)?;
-    operations::activate(&ui.core, &actor(&posted.session), &name, posted.fields.get("version")).await?;
+    let (version, how) = (posted.fields.get("version"), Activation::default());
+    rollouts::activate(&ui.core, &actor(&posted.session), &name, version, how).await?;
     go(&format!("/ui/plugins/{}?done=activated", page::url_part(&name)))
 }
