@@ -1,5 +1,6 @@
-//! `carillon plugin check|push`: what an upload checks, before the upload; and the upload.
+//! `carillon plugin check|push|rollout|rollback`: what an upload checks, before the upload; the upload; and which version is used.
 
+mod rollout;
 mod sample;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,11 @@ pub enum Command {
     Check(Check),
     /// Upload a component to a server.
     Push(Push),
+    /// Try versions before they are trusted.
+    #[command(subcommand)]
+    Rollout(rollout::Command),
+    /// Go back to the version that was active before.
+    Rollback(rollout::Rollback),
 }
 
 /// What is checked.
@@ -53,6 +59,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(args) => check(args).await,
         Command::Push(args) => push(args).await,
+        Command::Rollout(command) => rollout::run(command).await,
+        Command::Rollback(args) => rollout::rollback(args).await,
     }
 }
 
