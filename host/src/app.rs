@@ -109,7 +109,10 @@ impl App {
             store_trouble: Arc::default(),
         };
         // From here on the server writes, and a store that can be read may have no room.
-        let stored = async || core.plugins.ensure_first_party(&*core.store, core.clock.now()).await;
+        let stored = async || {
+            let watch = core.config.plugin_watch();
+            core.plugins.ensure_first_party(&*core.store, watch.as_ref(), core.clock.now()).await
+        };
         waiting(&door, "the plugins", stored).await?;
         let known = async || operations::tokens::ensure_admin_token(&core).await;
         let new_admin_token = waiting(&door, "the admin token", known).await?;

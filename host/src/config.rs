@@ -9,6 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::campaign::BadField;
+use crate::rollout::{LONGEST_MS, RolloutSpec};
 
 /// A part of the program that a server can run or leave to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -147,6 +148,10 @@ pub struct Config {
     /// How long one call of a plugin may take, in milliseconds.
     #[arg(long, env = "CARILLON_PLUGIN_TIMEOUT_MS", default_value_t = 250, value_name = "MS")]
     pub plugin_timeout_ms: u64,
+    /// How long an activated version is watched, in seconds: one that crashes, hangs or answers what is not allowed meanwhile is
+    /// rolled back by itself. 0: not at all.
+    #[arg(long, env = "CARILLON_PLUGIN_WATCH_S", default_value_t = 600, value_name = "S")]
+    pub plugin_watch_s: u64,
     /// Processor time that compiling one plugin may take, in seconds.
     #[arg(long, env = "CARILLON_PLUGIN_COMPILE_S", default_value_t = 300, value_name = "S")]
     pub plugin_compile_s: u64,
@@ -218,6 +223,11 @@ impl Config {
         self.lease()
     }
 
+    /// The watch over an activated version, if there is one.
+    pub fn plugin_watch(&self) -> Option<RolloutSpec> {
+        (self.plugin_watch_s > 0).then(|| RolloutSpec::watch(self.plugin_watch_s.saturating_mul(1000)))
+    }
+
     /// How long the messages of a finished campaign are kept; `None` for ever.
     pub fn keep_finished(&self) -> Option<Duration> {
         self.keep_finished_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
@@ -266,6 +276,9 @@ impl Config {
                 out.push(BadField::new(field, "give both --tls-cert and --tls-key, or neither"));
             }
         }
+        if self.plugin_watch_s > LONGEST_MS / 1000 {
+            out.push(BadField::new("--plugin-watch-s", format!("must be at most {}", LONGEST_MS / 1000)));
+        }
         if self.roles.is_empty() {
             out.push(BadField::new("--roles", "name at least one of api, trigger, processor, workers, recovery"));
         }
@@ -313,6 +326,7 @@ impl Default for Config {
             plugin_max_bytes: 64 << 20,
             plugin_memory_bytes: 64 << 20,
             plugin_timeout_ms: 250,
+            plugin_watch_s: 600,
             plugin_compile_s: 300,
             body_max_bytes: 8 << 20,
             audience_max: 50_000_000,

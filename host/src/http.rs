@@ -22,6 +22,7 @@ mod openapi;
 mod page;
 mod plugins;
 mod problem;
+mod rollouts;
 mod sequences;
 mod serve;
 mod suppressions;
@@ -95,6 +96,7 @@ pub(crate) fn noting_who_asks(core: &Core, router: Router) -> Router {
 fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {
     let resources = OpenApiRouter::new()
         .merge(plugins::routes())
+        .merge(rollouts::routes())
         .merge(devices::routes())
         .merge(audiences::routes())
         .merge(campaigns::routes())

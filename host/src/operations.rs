@@ -12,6 +12,7 @@ mod plan;
 pub mod plugins;
 mod pool;
 pub mod rates;
+pub mod rollouts;
 pub mod sequences;
 pub mod stats;
 pub mod suppressions;

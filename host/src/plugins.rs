@@ -28,6 +28,7 @@ mod wasi;
 mod wire;
 
 use std::fmt;
+use std::future::Future;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -149,6 +150,12 @@ impl PluginHost {
         })
         .await
         .map_err(|e| Refusal::internal(&e))?
+    }
+
+    /// Makes a call on a thread that comes after the others, however quick its plugin is; `None` when it broke off.
+    pub async fn aside<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let runtime = tokio::runtime::Handle::current();
+        self.0.slow.run(move || runtime.block_on(call)).await
     }
 
     /// As [`PluginHost::load`], but only from the cache: `None` when the code is not there.

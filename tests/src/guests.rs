@@ -69,12 +69,17 @@ pub fn writing(name: &str, body: &str) -> Bytes {
 
 /// A sender whose `start` and `resume` have these bodies.
 pub fn sender(name: &str, start: &str, resume: &str) -> Bytes {
+    sender_of(name, "1.0.0", start, resume)
+}
+
+/// A sender of this version whose `start` and `resume` have these bodies.
+pub fn sender_of(name: &str, version: &str, start: &str, resume: &str) -> Bytes {
     let functions = format!(
         r#"(func (export "carillon:plugin/sender@1.0.0#start") (param i32) (result i32) {start})
            (func (export "carillon:plugin/sender@1.0.0#resume")
              (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {resume})"#
     );
-    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/sender.wat"), &functions)
+    component(&[name, version, "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/sender.wat"), &functions)
 }
 
 /// A sender whose `start` asks for this request: method, URL, headers, and a body of text.
@@ -130,6 +135,47 @@ pub fn template(name: &str, render: &str, variables: &str) -> Bytes {
              (param i32 i32 f64 i32) (result i32) {variables})"#
     );
     component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/template.wat"), &functions)
+}
+
+/// A template of this name and version that says both, as in `greet1.0.0`, after a body that may do something else first; its local
+/// 3 is the call's random number.
+pub fn saying(name: &str, version: &str, first: &str) -> Bytes {
+    let element = SCRATCH + 64;
+    let length = name.len() + version.len();
+    let functions = format!(
+        r#"(func (export "carillon:plugin/template@1.0.0#render")
+             (param i32 i32 f64 i32 i32 i32) (result i32) {first}
+             (i32.store8 (i32.const {SCRATCH}) (i32.const 0))
+             (i32.store (i32.const {}) (i32.const {element}))
+             (i32.store (i32.const {}) (i32.const 1))
+             (i32.store8 (i32.const {element}) (i32.const 0))
+             (i32.store (i32.const {}) (i32.const 2048))
+             (i32.store (i32.const {}) (i32.const {length}))
+             (i32.const {SCRATCH}))
+           (func (export "carillon:plugin/template@1.0.0#variables") (param i32 i32 f64 i32) (result i32)
+             (i32.store8 (i32.const {SCRATCH}) (i32.const 0))
+             (i32.store (i32.const {}) (i32.const {element}))
+             (i32.store (i32.const {}) (i32.const 0))
+             (i32.const {SCRATCH}))"#,
+        SCRATCH + 4,
+        SCRATCH + 8,
+        element + 4,
+        element + 8,
+        SCRATCH + 4,
+        SCRATCH + 8,
+    );
+    component(&[name, version, "Greets.", OBJECT, ""], DESCRIBED, include_str!("guests/template.wat"), &functions)
+}
+
+/// A sender of this name and version that asks for this request, and crashes when it is answered.
+pub fn asking_once(name: &str, version: &str, method: &str, url: &str, body: &str) -> Bytes {
+    let (request, data) = request(method, url, &[], body);
+    sender_of(name, version, &format!("{request}) {data} (func"), "unreachable")
+}
+
+/// A body that crashes one call in `n`, by the call's random number.
+pub fn crashing_once_in(n: u32) -> String {
+    format!("(if (i32.eqz (i32.rem_u (local.get 3) (i32.const {n}))) (then unreachable))")
 }
 
 /// Where bodies may write: below the strings, above nothing.

@@ -24,6 +24,7 @@ use crate::lifecycle;
 use crate::message::{Counts, MessageRow, MessageStatus};
 use crate::operations::audiences::{self, Format, ImportReport};
 use crate::operations::campaigns::{self, CampaignView};
+use crate::operations::rollouts::{self, Activation};
 use crate::operations::{Actor, devices, plugins};
 use crate::store::PluginVersion;
 
@@ -135,7 +136,7 @@ impl Driver {
 
     /// Makes a plugin's version the active one.
     pub async fn activate(&self, name: &str, version: &str) -> anyhow::Result<()> {
-        plugins::activate(self.core(), &self.actor, name, version).await.map_err(from_op)?;
+        rollouts::activate(self.core(), &self.actor, name, version, Activation::default()).await.map_err(from_op)?;
         Ok(())
     }
 

@@ -1,6 +1,8 @@
-//! `carillon plugin new|check|push`: a plugin to begin with; what an upload checks, before the upload; and the upload.
+//! `carillon plugin new|check|push|rollout|rollback`: a plugin to begin with; what an upload checks, before the upload; the
+//! upload; and which version is used.
 
 mod new;
+mod rollout;
 mod sample;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +26,11 @@ pub enum Command {
     Check(Check),
     /// Upload a component to a server.
     Push(Push),
+    /// Try versions before they are trusted.
+    #[command(subcommand)]
+    Rollout(rollout::Command),
+    /// Go back to the version that was active before.
+    Rollback(rollout::Rollback),
 }
 
 /// What is checked.
@@ -57,6 +64,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::New(args) => new::run(&args),
         Command::Check(args) => check(args).await,
         Command::Push(args) => push(args).await,
+        Command::Rollout(command) => rollout::run(command).await,
+        Command::Rollback(args) => rollout::rollback(args).await,
     }
 }
 

@@ -13,12 +13,15 @@ use crate::core::Core;
 use crate::id::Digest;
 use crate::operations::Actor;
 use crate::operations::plugins::{self, UploadReport};
+use crate::operations::rollouts::{self, Activation};
 use crate::plugin::PluginKind;
+use crate::rollout::{Mode, Quarantine};
 use crate::store::PluginVersion;
 
 use super::body::{self, Id, Json, Query};
 use super::page::Listing;
 use super::problem::Problem;
+use super::rollouts::RolloutView;
 
 pub(super) fn routes() -> OpenApiRouter<Core> {
     OpenApiRouter::new().routes(routes!(upload, list)).routes(routes!(show)).routes(routes!(activate))
@@ -26,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Core> {
 
 /// A version of a plugin.
 #[derive(Debug, Serialize, ToSchema)]
-struct Version {
+pub(super) struct Version {
     /// The plugin's name.
     name: String,
     /// Its semantic version.
@@ -58,6 +61,9 @@ struct Version {
     capabilities: std::collections::BTreeMap<String, String>,
     /// When it was uploaded.
     uploaded_at: Time,
+    /// Why it must not be used: it went wrong, and only `force` brings it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantine: Option<Quarantine>,
 }
 
 impl From<PluginVersion> for Version {
@@ -77,6 +83,7 @@ impl From<PluginVersion> for Version {
             secrets: v.info.secrets,
             capabilities: v.info.capabilities.into_iter().collect(),
             uploaded_at: v.uploaded_at,
+            quarantine: v.quarantine,
         }
     }
 }
@@ -131,6 +138,15 @@ async fn list(State(core): State<Core>) -> Result<Json<Listing<Version>>, Proble
     Ok(Json(Listing { items, next_cursor: None }))
 }
 
+/// What follows which version.
+#[derive(Debug, Serialize, ToSchema)]
+struct Channels {
+    /// The active version.
+    stable: Option<String>,
+    /// The version that a rollout tries.
+    next: Option<String>,
+}
+
 /// A plugin with its versions.
 #[derive(Debug, Serialize, ToSchema)]
 struct PluginView {
@@ -140,6 +156,10 @@ struct PluginView {
     kind: PluginKind,
     /// The version used by campaigns that do not name one.
     active: Option<String>,
+    /// The same, and the version that is being tried.
+    channels: Channels,
+    /// The rollout that is running.
+    rollout: Option<RolloutView>,
     /// Its versions, newest first.
     versions: Vec<Version>,
 }
@@ -151,7 +171,15 @@ async fn show(State(core): State<Core>, Id(name): Id<String>) -> Result<Json<Plu
     let versions: Vec<_> = plugins::versions(&core, &name).await?.into_iter().map(Version::from).collect();
     let active = versions.iter().find(|v| v.active).map(|v| v.version.clone());
     let kind = versions.first().map_or(PluginKind::Template, |v| v.kind);
-    Ok(Json(PluginView { name, kind, active, versions }))
+    let mut rollout = None;
+    if let Some(running) = core.store.running_rollouts().await?.into_iter().find(|r| r.name == name) {
+        let counts = rollouts::counts(&core, running.no).await?;
+        rollout = Some((running.spec.mode, RolloutView::new(running, counts, core.clock.now())));
+    }
+    let next = rollout.as_ref().filter(|(mode, _)| *mode != Mode::Watch).map(|(_, view)| view.version.clone());
+    let channels = Channels { stable: active.clone(), next };
+    let rollout = rollout.map(|(_, view)| view);
+    Ok(Json(PluginView { name, kind, active, channels, rollout, versions }))
 }
 
 /// Which version becomes active.
@@ -160,6 +188,14 @@ async fn show(State(core): State<Core>, Id(name): Id<String>) -> Result<Json<Plu
 struct Activate {
     /// A semantic version that was uploaded.
     version: String,
+    /// For the history.
+    reason: Option<String>,
+    /// Whether a version in quarantine is activated all the same, which ends its quarantine.
+    #[serde(default)]
+    force: bool,
+    /// How long it is watched, in milliseconds: should it crash, hang or answer what is not allowed meanwhile, the version before
+    /// comes back by itself. As the settings say when absent (10 minutes), not at all when 0.
+    watch_ms: Option<u64>,
 }
 
 /// Make a version the active one: messages use it from the next one on, on every server within a second.
@@ -172,5 +208,7 @@ async fn activate(
     Id(name): Id<String>,
     Json(body): Json<Activate>,
 ) -> Result<Json<Version>, Problem> {
-    Ok(Json(plugins::activate(&core, &actor, &name, &body.version).await?.into()))
+    let Activate { version, reason, force, watch_ms } = body;
+    let how = Activation { reason: reason.as_deref(), force, watch_ms };
+    Ok(Json(rollouts::activate(&core, &actor, &name, &version, how).await?.into()))
 }

@@ -1,4 +1,4 @@
-//! Plugins: uploaded, activated, listed.
+//! Plugins: uploaded and listed.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use crate::plugins::Refusal;
 use crate::queue::Wake;
 use crate::store::{NewPluginVersion, PluginVersion, Stored};
 
+use super::rollouts::{self, Activation};
 use super::{Actor, OpError, Result, done};
 
 /// What the checks of an uploaded plugin measured.
@@ -51,15 +52,18 @@ pub async fn upload(
         digest: inspected.digest,
         bytes,
     };
-    let activate = activate.unwrap_or(is_first);
-    let stored = core.store.put_plugin(&new, activate, core.clock.now()).await?;
-    let (version, is_new) = match stored {
+    let stored = core.store.put_plugin(&new, false, core.clock.now()).await?;
+    let (mut version, is_new) = match stored {
         Stored::New(version) => (version, true),
         Stored::Same(version) => (version, false),
     };
     reload(core).await;
     let subject = format!("{} {}", version.name, version.version);
     done(core, actor, "plugin.upload", subject, &[Wake::Changed]).await?;
+    if activate.unwrap_or(is_first) {
+        let how = Activation { reason: Some("its upload"), ..Activation::default() };
+        version = rollouts::activate(core, actor, &version.name, &version.version, how).await?;
+    }
     Ok((version, is_new, report))
 }
 
@@ -71,22 +75,9 @@ fn refused(refusal: Refusal) -> OpError {
     OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail }
 }
 
-/// Makes a version the one that campaigns use which do not name a version: from the next message on, everywhere within a
-/// second.
-///
-/// # Errors
-/// [`OpError::NotFound`] when there is no such version.
-pub async fn activate(core: &Core, actor: &Actor, name: &str, version: &str) -> Result<PluginVersion> {
-    let activated = core.store.activate_plugin(name, version, core.clock.now()).await?;
-    let activated = activated.ok_or_else(|| OpError::not_found("plugin", format!("{name} {version}")))?;
-    reload(core).await;
-    done(core, actor, "plugin.activate", format!("{name} {version}"), &[Wake::Changed]).await?;
-    Ok(activated)
-}
-
 /// This server need not wait for its next heartbeat; what fails here is tried again by it.
-async fn reload(core: &Core) {
-    if let Err(error) = core.plugins.reload(&*core.store).await {
+pub(super) async fn reload(core: &Core) {
+    if let Err(error) = core.plugins.reload(&*core.store, core.clock.now()).await {
         tracing::warn!(
             error = format!("{:#}", anyhow::Error::from(error)),
             "the plugins will be loaded by the next heartbeat"

@@ -17,6 +17,7 @@ mod paces;
 mod plugins;
 mod reading;
 mod retention;
+mod rollouts;
 mod runs;
 mod sequences;
 mod steps;

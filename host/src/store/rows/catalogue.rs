@@ -7,6 +7,7 @@ use crate::clock::Time;
 use crate::device::{Device, SavedPace};
 use crate::id::{AudienceNo, DeviceNo, HostId, TokenId, VersionNo};
 use crate::plugin::PluginKind;
+use crate::rollout::Quarantine;
 use crate::store::{AudienceRow, AuditRow, HostRow, KeptAnswer, NewContact, Page, PluginVersion, Result, TokenRow};
 
 from_row! {
@@ -199,6 +200,8 @@ from_row! {
         pub info: String,
         pub imports: String,
         pub uploaded_at: i64,
+        pub quarantined_at: Option<i64>,
+        pub quarantine_reason: Option<String>,
         pub active: bool,
     }
 }
@@ -217,6 +220,8 @@ impl PluginSql {
             version: self.version,
             active: self.active,
             uploaded_at: Time::from_ms(self.uploaded_at),
+            quarantine: time(self.quarantined_at)
+                .map(|at| Quarantine { at, reason: self.quarantine_reason.unwrap_or_default() }),
         })
     }
 }

@@ -101,6 +101,12 @@ async fn every_changing_operation_leaves_a_row() {
     by.json("DELETE /suppressions", "", json!([{"address": "+1555004"}]), "suppression.remove").await;
     by.change("POST /plugins", "", "application/wasm", NEXT_JINJA, "plugin.upload").await;
     by.json("POST /plugins/{name}/activate", "jinja", json!({"version": "1.1.0"}), "plugin.activate").await;
+    by.json("POST /plugins/{name}/rollback", "jinja", none.clone(), "plugin.rollback").await;
+    let canary = json!({"version": "1.1.0", "mode": "canary", "share": 0.1});
+    by.json("POST /plugins/{name}/rollouts", "jinja", canary.clone(), "rollout.start").await;
+    by.json("POST /plugins/{name}/rollouts/abort", "jinja", none.clone(), "rollout.abort").await;
+    by.json("POST /plugins/{name}/rollouts", "jinja", canary, "rollout.start").await;
+    by.json("POST /plugins/{name}/rollouts/promote", "jinja", none.clone(), "rollout.promote").await;
     let made = by.json("POST /tokens", "", json!({"name": "t", "scopes": ["devices:read"]}), "token.create").await;
     by.json("DELETE /tokens/{id}", made["id"].as_str().unwrap(), none, "token.revoke").await;
 

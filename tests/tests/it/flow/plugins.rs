@@ -7,7 +7,7 @@ use super::*;
 use carillon_tests::guests::{self, SCRATCH};
 
 impl World {
-    async fn upload(&self, bytes: Bytes, query: &str) -> Value {
+    pub(super) async fn upload(&self, bytes: Bytes, query: &str) -> Value {
         let path = format!("/api/v1/plugins{query}");
         let (status, answer) =
             self.client().send(Method::POST, &path, "application/wasm", bytes).await.expect("an answer");

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use carillon::id::{Digest, VersionNo};
 use carillon::plugin::PluginKind;
-use carillon::store::{StoreError, Stored};
+use carillon::store::{Change, StoreError, Stored};
 use carillon_tests::fleet::{T0, at, plugin};
 use carillon_tests::stores::Opened;
 
@@ -39,13 +39,14 @@ async fn one_version_of_a_name_is_active(t: Opened) {
     let shown: Vec<String> = listed().await;
     assert_eq!(shown, ["alpha 0.1.0 *", "jinja 1.2.0 *", "jinja 1.1.0", "jinja 1.0.0"]);
     let before = t.store.revisions().await.unwrap().plugins;
-    let now_active = t.store.activate_plugin("jinja", "1.0.0", at(2)).await.unwrap().unwrap();
+    let change = Change { actor: "ann", reason: "back", force: false, watch: None };
+    let now_active = t.store.activate_plugin("jinja", "1.0.0", &change, at(2)).await.unwrap().unwrap();
     assert!(now_active.active && now_active.version == "1.0.0");
     assert!(t.store.revisions().await.unwrap().plugins > before);
     let shown: Vec<String> = listed().await;
     assert_eq!(shown, ["alpha 0.1.0 *", "jinja 1.2.0", "jinja 1.1.0", "jinja 1.0.0 *"]);
-    assert!(t.store.activate_plugin("jinja", "9.0.0", at(2)).await.unwrap().is_none());
-    assert!(t.store.activate_plugin("nobody", "1.0.0", at(2)).await.unwrap().is_none());
+    assert!(t.store.activate_plugin("jinja", "9.0.0", &change, at(2)).await.unwrap().is_none());
+    assert!(t.store.activate_plugin("nobody", "1.0.0", &change, at(2)).await.unwrap().is_none());
     let shown: Vec<String> = listed().await;
     assert!(shown.contains(&"jinja 1.0.0 *".to_owned()), "the active one stays");
 }
