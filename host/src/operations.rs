@@ -48,6 +48,8 @@ pub enum OpError {
         code: String,
         /// What is wrong, and how to mend it.
         detail: String,
+        /// Each item of a component that does not fit its world.
+        items: Vec<BadField>,
     },
     /// The store or the queue is away: the same call may succeed later.
     #[error("{0}")]

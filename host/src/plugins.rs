@@ -17,6 +17,7 @@ pub(crate) mod fuzzing;
 mod instance;
 mod limits;
 mod lookup;
+mod module;
 mod registry;
 mod schema;
 mod sender;
@@ -26,6 +27,7 @@ mod template;
 mod types;
 mod wasi;
 mod wire;
+mod world;
 
 use std::fmt;
 use std::path::Path;
@@ -37,7 +39,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
-pub use self::apart::{CompileLimits, SUBCOMMAND, Urgency, compile_here};
+pub use self::apart::{CompileLimits, CompilerTask, SUBCOMMAND, Urgency, compile_here};
 pub use self::check::{Inspected, Refusal};
 pub use self::limits::PluginLimits;
 pub use self::registry::Registry;
@@ -47,6 +49,7 @@ pub use self::types::{
     MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Pause, PluginBody, PluginFault, Progress,
     RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
 };
+pub use self::world::Misfit;
 
 use self::cache::CodeCache;
 use self::engine::Machine;

@@ -62,7 +62,10 @@ fn read(path: &Path) -> anyhow::Result<Bytes> {
 
 async fn check(args: Check) -> anyhow::Result<ExitCode> {
     let bytes = read(&args.file)?;
-    let refused = |refusal: Refusal| bad_input(format!("{}: {}: {refusal}", args.file.display(), refusal.code));
+    let refused = |refusal: Refusal| {
+        let items = refusal.misfits.iter().map(|misfit| format!("\n  {}: {}", misfit.item, misfit.problem));
+        bad_input(format!("{}: {}: {refusal}{}", args.file.display(), refusal.code, items.collect::<String>()))
+    };
     let host = PluginHost::new(PluginLimits::default(), None)?;
     let Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, .. } =
         host.inspect(bytes.clone()).await.map_err(refused)?;

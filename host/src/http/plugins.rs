@@ -98,7 +98,7 @@ struct UploadQuery {
     activate: Option<bool>,
 }
 
-/// Upload a version: the body is the WebAssembly component.
+/// Upload a version: the body is a WebAssembly component, or a core module with the types that wit-bindgen adds.
 #[utoipa::path(post, path = "/plugins", tag = "plugins", security(("token" = ["plugins:write"])), params(UploadQuery),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses(
@@ -115,7 +115,7 @@ async fn upload(
 ) -> Result<(StatusCode, Json<Uploaded>), Problem> {
     let media = body::media_type(&headers);
     if body::is_json(&media) || media.starts_with("multipart/") || media.starts_with("text/") {
-        return Err(body::unsupported(&media, "the component's bytes as application/wasm"));
+        return Err(body::unsupported(&media, "the bytes of the component or module as application/wasm"));
     }
     let bytes = body::read(body, core.config.plugin_max_bytes).await?;
     let (version, is_new, report) = plugins::upload(&core, &actor, bytes, query.activate).await?;

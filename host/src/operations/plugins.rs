@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::campaign::BadField;
 use crate::core::Core;
 use crate::plugins::Refusal;
 use crate::queue::Wake;
@@ -39,6 +40,7 @@ pub async fn upload(
                 bytes.len(),
                 core.config.plugin_max_bytes
             ),
+            items: Vec::new(),
         });
     }
     let inspected = core.plugin_host.inspect(bytes.clone()).await.map_err(refused)?;
@@ -68,7 +70,8 @@ fn refused(refusal: Refusal) -> OpError {
     if refusal.code == "internal" {
         return OpError::Internal(anyhow::anyhow!("{}", refusal.detail));
     }
-    OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail }
+    let items = refusal.misfits.into_iter().map(|misfit| BadField::new(misfit.item, misfit.problem)).collect();
+    OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail, items }
 }
 
 /// Makes a version the one that campaigns use which do not name a version: from the next message on, everywhere within a

@@ -53,6 +53,9 @@ pub(super) enum Functions {
 #[derive(Clone)]
 struct Exports(Vec<ComponentExportIndex>);
 
+/// The interface that every plugin has.
+pub(super) const DESCRIBE: &str = "carillon:plugin/describe@1.0.0";
+
 /// The interface of a kind and its functions.
 pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'static str]) {
     match kind {

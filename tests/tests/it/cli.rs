@@ -273,6 +273,11 @@ fn the_compiler_ends_at_its_limits() {
     assert!(good.status.success() && good.stdout.starts_with(b"\x7fELF"), "{good:?}");
     let bad = compile(seconds, &memory, b"\0asm\x0d\0\x01\0\xff");
     assert!(bad.status.code() == Some(2) && bad.stdout.is_empty() && !bad.stderr.is_empty(), "{bad:?}");
+    // Of core modules the same.
+    let module = compile(seconds, &memory, &guests::delay_module("core", "", "unreachable"));
+    assert!(module.status.success() && module.stdout.starts_with(b"\x7fELF"), "{module:?}");
+    let untyped = compile(seconds, &memory, b"\0asm\x01\0\0\0");
+    assert!(untyped.status.code() == Some(3) && String::from_utf8_lossy(&untyped.stderr).contains("wit-bindgen"));
     let bomb = guests::laborious(200);
     for (seconds, memory) in [("1", memory.as_str()), (seconds, "20000000")] {
         let ended = compile(seconds, memory, &bomb);

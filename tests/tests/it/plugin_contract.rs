@@ -3,6 +3,7 @@
 mod escapes;
 mod first_party;
 mod hostile;
+mod modules;
 mod seeds;
 mod webhook;
 

@@ -49,6 +49,34 @@ async fn an_activated_version_is_used_by_running_campaigns_on_every_server_withi
     assert_eq!(plugin["active"], json!("1.0.0"), "{plugin}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_module_from_a_rust_compiler_is_uploaded_as_it_is_and_sends() {
+    let module = carillon_tests::rust_guest::core_module(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    assert!(module.starts_with(b"\0asm\x01\0\0\0"), "no component linker has run");
+    let sink = Sink::start().await;
+    let world = World::embedded(&sink).await;
+    let uploaded = world.upload(module.clone(), "").await;
+    assert_eq!(
+        (&uploaded["name"], &uploaded["kind"], &uploaded["active"]),
+        (&json!("greeting"), &json!("template"), &json!(true)),
+        "{uploaded}"
+    );
+    assert_eq!(uploaded["digest"], json!(carillon::id::Digest::of(&module)), "the digest is of what was uploaded");
+    // Once more: the same version.
+    let (status, again) =
+        world.client().send(Method::POST, "/api/v1/plugins", "application/wasm", module).await.expect("an answer");
+    assert_eq!((status, &again["digest"]), (200, &uploaded["digest"]), "{again}");
+    world.add_devices(5).await;
+    world.add_audience("customers", 50).await;
+    let mut spec = spec(&sink, 10);
+    spec["template"] = json!({"plugin": "greeting"});
+    let id = world.launch(&spec).await;
+    let done = world.completed(&id).await;
+    assert_eq!(done["counts"]["sent"], json!(50), "{done}");
+    let first = sink.arrivals().into_iter().find(|a| a.to == address(7)).expect("address 7");
+    assert_eq!(first.text, "Hello Name 7.");
+}
+
 /// `ok([ok(content { text, … })])` of a text that says it is this long.
 fn rendered(length: u32) -> String {
     let element = SCRATCH + 64;
