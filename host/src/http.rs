@@ -28,6 +28,7 @@ mod suppressions;
 mod tally;
 mod tls;
 mod tokens;
+mod trials;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +96,7 @@ pub(crate) fn noting_who_asks(core: &Core, router: Router) -> Router {
 fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {
     let resources = OpenApiRouter::new()
         .merge(plugins::routes())
+        .merge(trials::routes())
         .merge(devices::routes())
         .merge(audiences::routes())
         .merge(campaigns::routes())

@@ -16,6 +16,7 @@ pub mod sequences;
 pub mod stats;
 pub mod suppressions;
 pub mod tokens;
+pub mod trials;
 pub mod unknown;
 
 use crate::campaign::{BadField, BadTransition};

@@ -31,12 +31,13 @@ mod world;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::Component;
 
 pub use self::apart::{CompileLimits, CompilerTask, SUBCOMMAND, Urgency, compile_here};
@@ -74,6 +75,8 @@ struct Shared {
     compiling: Semaphore,
     /// Calls of plugins that are slow or unknown, and the upload check.
     slow: Slow,
+    /// Calls with cases, which are for authors and not for messages.
+    trials: Semaphore,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
 
@@ -85,6 +88,8 @@ impl fmt::Debug for PluginHost {
 
 /// Calls of slow plugins at once, all of them together.
 const SLOW_THREADS: usize = 500;
+/// Cases at once.
+const TRIALS: usize = 4;
 
 impl PluginHost {
     /// Makes the engine. Compiled code is kept in `cache_dir`, where given.
@@ -100,6 +105,7 @@ impl PluginHost {
             cache,
             compiling: Semaphore::new(1),
             slow: Slow::new(SLOW_THREADS).context("cannot make the threads for slow plugins")?,
+            trials: Semaphore::new(TRIALS),
             pools: Mutex::new(Vec::new()),
         })))
     }
@@ -110,10 +116,23 @@ impl PluginHost {
     /// # Errors
     /// A refusal that names what is wrong and how to fix it.
     pub async fn inspect(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
+        self.inspect_and_load(bytes).await.map(|(inspected, _)| inspected)
+    }
+
+    /// As [`PluginHost::inspect`]; also gives the plugin, for calls before it is stored: its number is 0.
+    ///
+    /// # Errors
+    /// As for [`PluginHost::inspect`].
+    pub async fn inspect_and_load(&self, bytes: Bytes) -> Result<(Inspected, Arc<Plugin>), Refusal> {
         let shared = Arc::clone(&self.0);
         let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
-        let checked = self.0.slow.run(move || check::inspect(&shared, &bytes)).await;
-        checked.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
+        let checked = self.0.slow.run(move || {
+            let (inspected, component) = check::inspect(&shared, &bytes)?;
+            let (kind, digest, info) = (inspected.kind, inspected.digest, inspected.info.clone());
+            let plugin = shared.plugin(VersionNo(0), kind, digest, info, &component)?;
+            Ok((inspected, plugin))
+        });
+        checked.await.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
     }
 
     /// Makes a stored version callable: takes its code from the cache, or compiles it.
@@ -138,6 +157,11 @@ impl PluginHost {
         })
         .await
         .map_err(|e| Refusal::internal(&e))?
+    }
+
+    /// Room for a case to be carried out; `None` when as many as may be are under way.
+    pub fn trial(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.trials.try_acquire().ok()
     }
 
     /// As [`PluginHost::load`], but only from the cache: `None` when the code is not there.
@@ -187,11 +211,12 @@ impl Shared {
     ) -> Result<Arc<Plugin>, Refusal> {
         check::check_world(&self.machine.engine, component, kind)?;
         let blueprint = Blueprint::new(&self.machine.linker, component, kind).map_err(|e| Refusal::link(&e))?;
-        let config_schema = Schema::new(&info.config_schema).map_err(|e| Refusal::schema("config-schema", &e))?;
+        let config_schema =
+            Arc::new(Schema::new(&info.config_schema).map_err(|e| Refusal::schema("config-schema", &e))?);
         let adapter_schema = if info.adapter_schema.is_empty() {
             None
         } else {
-            Some(Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?)
+            Some(Arc::new(Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?))
         };
         let pool = Arc::new(Pool::new(blueprint, Arc::clone(&self.limits)));
         let mut pools = self.pools.lock();
@@ -220,8 +245,8 @@ pub struct Plugin {
     pub kind: PluginKind,
     /// What `describe` said.
     pub info: PluginInfo,
-    config_schema: Schema,
-    adapter_schema: Option<Schema>,
+    config_schema: Arc<Schema>,
+    adapter_schema: Option<Arc<Schema>>,
     pool: Arc<Pool>,
     shared: Arc<Shared>,
 }
@@ -259,6 +284,35 @@ impl Plugin {
     /// plugin's author, not for the server's log.
     pub fn log_lines(&self) -> Vec<String> {
         self.pool.log.lines()
+    }
+
+    /// The same version with instances, log and counts of its own: for calls that are not made for messages.
+    pub fn apart(&self) -> Self {
+        Self {
+            no: self.no,
+            digest: self.digest,
+            kind: self.kind,
+            info: self.info.clone(),
+            config_schema: Arc::clone(&self.config_schema),
+            adapter_schema: self.adapter_schema.clone(),
+            pool: Arc::new(self.pool.apart()),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// The functions in which the latest crash happened, the innermost first; as far as the component names them.
+    pub fn backtrace(&self) -> Vec<String> {
+        self.pool.backtrace.lock().clone()
+    }
+
+    /// Memory of the instance that was called last, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.pool.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has the functions with which messages are looked up, whatever it says of itself.
+    pub fn has_lookup(&self) -> bool {
+        self.pool.has_lookup()
     }
 
     fn limits(&self) -> &PluginLimits {

@@ -94,7 +94,7 @@ struct Uploaded {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct UploadQuery {
-    /// Whether it becomes the active version; by default only if it is the first one of its name.
+    /// Whether it becomes the active version; by default only if it is the first one of its name and passes its self-check.
     activate: Option<bool>,
 }
 

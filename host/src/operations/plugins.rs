@@ -5,24 +5,28 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::campaign::BadField;
+use crate::case::sample::{Warning, self_check};
 use crate::core::Core;
-use crate::plugins::Refusal;
+use crate::plugins::{Inspected, Refusal};
 use crate::queue::Wake;
 use crate::store::{NewPluginVersion, PluginVersion, Stored};
 
 use super::{Actor, OpError, Result, done};
 
-/// What the checks of an uploaded plugin measured.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+/// What the checks of an uploaded plugin measured, and what its author should look at.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct UploadReport {
     /// How long compiling it took, in milliseconds.
     pub compile_ms: u64,
     /// How long making an instance takes, in microseconds.
     pub instantiate_us: u64,
+    /// What calls with invented messages found. A version with such a failure is stored, but becomes active only when that is
+    /// asked for.
+    pub warnings: Vec<Warning>,
 }
 
-/// Checks and stores a plugin version. `activate`: by default only the first version of a name becomes active at once. Returns
-/// the version, whether it is new, and what the checks measured.
+/// Checks and stores a plugin version. `activate`: by default only the first version of a name becomes active at once, if it
+/// passes its self-check. Returns the version, whether it is new, and what the checks found.
 ///
 /// # Errors
 /// [`OpError::Refused`] with the check that it failed, [`OpError::Conflict`] when its name and version are taken.
@@ -43,8 +47,11 @@ pub async fn upload(
             items: Vec::new(),
         });
     }
-    let inspected = core.plugin_host.inspect(bytes.clone()).await.map_err(refused)?;
-    let report = UploadReport { compile_ms: inspected.compile_ms, instantiate_us: inspected.instantiate_us };
+    let (inspected, plugin) = core.plugin_host.inspect_and_load(bytes.clone()).await.map_err(refused)?;
+    let warnings = self_check(&plugin).await;
+    let fails = warnings.iter().any(Warning::is_failure);
+    let Inspected { compile_ms, instantiate_us, .. } = inspected;
+    let report = UploadReport { compile_ms, instantiate_us, warnings };
     let is_first = !core.store.plugins().await?.iter().any(|v| v.name == inspected.info.name);
     let new = NewPluginVersion {
         kind: inspected.kind,
@@ -53,7 +60,7 @@ pub async fn upload(
         digest: inspected.digest,
         bytes,
     };
-    let activate = activate.unwrap_or(is_first);
+    let activate = activate.unwrap_or(is_first && !fails);
     let stored = core.store.put_plugin(&new, activate, core.clock.now()).await?;
     let (version, is_new) = match stored {
         Stored::New(version) => (version, true),
@@ -88,7 +95,7 @@ pub async fn activate(core: &Core, actor: &Actor, name: &str, version: &str) -> 
 }
 
 /// This server need not wait for its next heartbeat; what fails here is tried again by it.
-async fn reload(core: &Core) {
+pub(super) async fn reload(core: &Core) {
     if let Err(error) = core.plugins.reload(&*core.store).await {
         tracing::warn!(
             error = format!("{:#}", anyhow::Error::from(error)),

@@ -137,7 +137,7 @@ pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Refusa
 }
 
 /// Everything between the bytes and the store.
-pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusal> {
+pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Component), Refusal> {
     let max = shared.limits.max_component_bytes;
     if bytes.len() > max {
         let size = bytes.len();
@@ -183,7 +183,7 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusa
         return Err(Refusal::new("missing-export", detail));
     }
     let (size, log) = (bytes.len() as u64, log.lines());
-    Ok(Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, log })
+    Ok((Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, log }, component))
 }
 
 fn check_imports(imports: &[String]) -> Result<(), Refusal> {

@@ -7,6 +7,7 @@ mod connections;
 mod import;
 mod resources;
 mod tls;
+mod trials;
 mod unknown;
 
 use std::sync::Arc;

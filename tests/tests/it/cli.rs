@@ -8,6 +8,7 @@ use carillon_tests::server::{Setup, binary, free_port};
 use hyper::Method;
 use serde_json::{Value, json};
 
+use carillon::plugins::FIRST_PARTY;
 use carillon_tests::guests;
 
 fn root() -> PathBuf {
@@ -250,6 +251,63 @@ fn the_demo_replaces_a_plugin_while_it_sends() {
     assert!(stdout.contains("with jinja 1.0.0") && stdout.contains("with jinja 1.1.0"), "{stdout}");
     assert!(stdout.contains("ledger checked"), "{stdout}");
     assert!(stderr.contains("before: Hello") && stderr.contains("after:  Bonjour"), "{stderr}");
+}
+
+#[test]
+fn a_plugin_is_run_with_a_case_and_tested_with_a_folder_of_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(&path, content).expect("written");
+    };
+    let (_, jinja) = FIRST_PARTY.iter().find(|(name, _)| *name == "jinja").expect("it is embedded");
+    write("jinja.wasm", jinja);
+    write("cases/good.json", br#"{"config": {"text": "Hi {{ name }}"}, "expect": {"result": {"text": "Hi Ada"}}}"#);
+    write(
+        "cases/more/refused.json",
+        br#"{"config": {"text": "Hi {{ nickname }}"}, "expect": {"fault": {"code": "invalid-input"}}}"#,
+    );
+    let plugin = |args: &[&str]| run(carillon().current_dir(folder.path()).arg("plugin").args(args));
+
+    let (code, stdout, stderr) = plugin(&["run", "jinja.wasm", "--case", "cases/good.json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let ran: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((&ran["result"]["text"], &ran["calls"][0]["function"]), (&json!("Hi Ada"), &json!("render")));
+
+    let (code, stdout, stderr) = plugin(&["test", "jinja.wasm", "cases"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(
+        stdout.contains("ok    cases/good.json (") && stdout.contains("ok    cases/more/refused.json ("),
+        "{stdout}"
+    );
+    assert!(stdout.ends_with("2 passed, 0 failed\n"), "{stdout}");
+
+    write("cases/wrong.json", br#"{"config": {"text": "Hi {{ name }}"}, "expect": {"result": {"text": "Ho Ada"}}}"#);
+    let (code, stdout, _) = plugin(&["test", "jinja.wasm", "cases"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    let line = r#"FAIL  cases/wrong.json: /result/text: expected "Ho Ada", found "Hi Ada""#;
+    assert!(stdout.contains(line) && stdout.ends_with("2 passed, 1 failed\n"), "{stdout}");
+
+    // What is no case is named with its place; so is a component that does not fit, item by item.
+    write("typo.json", br#"{"recipient": {"adress": "+1"}}"#);
+    let (code, _, stderr) = plugin(&["run", "jinja.wasm", "--case", "typo.json"]);
+    assert!(code == Some(2) && stderr.contains("typo.json: recipient.adress"), "{stderr}");
+    let wit = guests::WIT.replace("invalid-input(string),", "invalid-recipient(string),");
+    write("other.wasm", &guests::template_module(&wit, "", "unreachable", "unreachable"));
+    let (code, _, stderr) = plugin(&["check", "other.wasm"]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.starts_with("carillon: other.wasm: wrong-type: ") && stderr.lines().count() == 2, "{stderr}");
+    assert!(
+        stderr.contains("\n  type carillon:plugin/types@1.0.0#plugin-error: has another structure: wanted"),
+        "{stderr}"
+    );
+    write("core.wasm", &guests::delay_module("core", "", "unreachable"));
+    let (code, stdout, stderr) = plugin(&["check", "core.wasm"]);
+    assert!(
+        code == Some(0) && stdout.contains("  warning   plugin-trap: next-delay, after a send: "),
+        "{stdout}{stderr}"
+    );
 }
 
 #[test]

@@ -57,8 +57,8 @@ async fn a_core_module_from_a_rust_compiler_is_uploaded_as_it_is_and_sends() {
     let world = World::embedded(&sink).await;
     let uploaded = world.upload(module.clone(), "").await;
     assert_eq!(
-        (&uploaded["name"], &uploaded["kind"], &uploaded["active"]),
-        (&json!("greeting"), &json!("template"), &json!(true)),
+        (&uploaded["name"], &uploaded["kind"], &uploaded["active"], &uploaded["report"]["warnings"]),
+        (&json!("greeting"), &json!("template"), &json!(true), &json!([])),
         "{uploaded}"
     );
     assert_eq!(uploaded["digest"], json!(carillon::id::Digest::of(&module)), "the digest is of what was uploaded");
@@ -75,6 +75,19 @@ async fn a_core_module_from_a_rust_compiler_is_uploaded_as_it_is_and_sends() {
     assert_eq!(done["counts"]["sent"], json!(50), "{done}");
     let first = sink.arrivals().into_iter().find(|a| a.to == address(7)).expect("address 7");
     assert_eq!(first.text, "Hello Name 7.");
+    // Its own cases hold, of the module as of the component.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("greeting.wasm");
+    std::fs::write(&file, carillon_tests::rust_guest::core_module(std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))))
+        .expect("written");
+    let cases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/plugins/rust-greeting/cases");
+    let tested = std::process::Command::new(carillon_tests::server::binary())
+        .args(["plugin", "test"])
+        .args([file, cases])
+        .output()
+        .expect("carillon runs");
+    let lines = String::from_utf8_lossy(&tested.stdout).into_owned();
+    assert!(tested.status.success() && lines.ends_with("2 passed, 0 failed\n"), "{lines}");
 }
 
 /// `ok([ok(content { text, … })])` of a text that says it is this long.
