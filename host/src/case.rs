@@ -1,10 +1,12 @@
 //! A call of a plugin as data: JSON that says what a plugin is called with, and may say what it must answer. The same shape is
-//! tried against a server's version, run and tested on the command line.
+//! tried against a server's version, run and tested on the command line, and kept of calls that failed.
 //!
 //! Everything may be left out; what is absent is an invented message, so that `{}` is a case for any plugin that needs no
 //! configuration.
 
 pub mod expect;
+pub mod keep;
+mod mask;
 pub mod run;
 pub mod sample;
 

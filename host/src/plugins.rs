@@ -18,6 +18,7 @@ mod instance;
 mod limits;
 mod lookup;
 mod module;
+mod record;
 mod registry;
 mod schema;
 mod sender;
@@ -32,7 +33,7 @@ mod world;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -43,6 +44,7 @@ use wasmtime::component::Component;
 pub use self::apart::{CompileLimits, CompilerTask, SUBCOMMAND, Urgency, compile_here};
 pub use self::check::{Inspected, Refusal};
 pub use self::limits::PluginLimits;
+pub use self::record::{Input, Recorded, Recorder};
 pub use self::registry::Registry;
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
@@ -78,6 +80,7 @@ struct Shared {
     /// Calls with cases, which are for authors and not for messages.
     trials: Semaphore,
     pools: Mutex<Vec<Weak<Pool>>>,
+    recorder: OnceLock<Recorder>,
 }
 
 impl fmt::Debug for PluginHost {
@@ -107,6 +110,7 @@ impl PluginHost {
             slow: Slow::new(SLOW_THREADS).context("cannot make the threads for slow plugins")?,
             trials: Semaphore::new(TRIALS),
             pools: Mutex::new(Vec::new()),
+            recorder: OnceLock::new(),
         })))
     }
 
@@ -157,6 +161,12 @@ impl PluginHost {
         })
         .await
         .map_err(|e| Refusal::internal(&e))?
+    }
+
+    /// From now on calls of stored versions are recorded: those that fail, and those that are sampled. The first recorder stays.
+    pub fn record(&self, recorder: Recorder) {
+        // A second one is dropped, and whoever reads from it sees that at once.
+        let _first = self.0.recorder.set(recorder);
     }
 
     /// Room for a case to be carried out; `None` when as many as may be are under way.
@@ -223,7 +233,10 @@ impl Shared {
         pools.retain(|pool| pool.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
         drop(pools);
-        Ok(Arc::new(Plugin { no, digest, kind, info, config_schema, adapter_schema, pool, shared: Arc::clone(self) }))
+        // A plugin that is not stored yet has no number that a record could name.
+        let recorded = no != VersionNo(0);
+        let shared = Arc::clone(self);
+        Ok(Arc::new(Plugin { no, digest, kind, info, config_schema, adapter_schema, pool, shared, recorded }))
     }
 
     /// Drops the waiting instances of all plugins.
@@ -249,6 +262,8 @@ pub struct Plugin {
     adapter_schema: Option<Arc<Schema>>,
     pool: Arc<Pool>,
     shared: Arc<Shared>,
+    /// Whether its calls may be kept.
+    recorded: bool,
 }
 
 impl fmt::Debug for Plugin {
@@ -297,6 +312,7 @@ impl Plugin {
             adapter_schema: self.adapter_schema.clone(),
             pool: Arc::new(self.pool.apart()),
             shared: Arc::clone(&self.shared),
+            recorded: false,
         }
     }
 

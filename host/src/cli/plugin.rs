@@ -26,6 +26,9 @@ pub enum Command {
     /// Call a component with each case of a folder, and compare with what the case expects: a line per case, exit 1 if one
     /// fails.
     Test(cases::Test),
+    /// Make a call again that a server kept because it failed (or sampled), and print what came of it; exit 1 if that is not
+    /// what it was.
+    Replay(cases::Replay),
     /// Upload a component to a server.
     Push(Push),
 }
@@ -61,6 +64,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check(args).await,
         Command::Run(args) => cases::run(args).await,
         Command::Test(args) => cases::test(args).await,
+        Command::Replay(args) => cases::replay(args).await,
         Command::Push(args) => push(args).await,
     }
 }

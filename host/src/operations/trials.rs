@@ -1,10 +1,11 @@
-//! Calls of a plugin version with a case: for its author, before messages meet it.
+//! Calls of a plugin version with a case: for its author, before messages meet it; and the cases kept of calls.
 
 use crate::campaign::BadField;
 use crate::case::Case;
 use crate::case::run::{Net, Ran, run};
 use crate::core::Core;
 use crate::plugins::Plugin;
+use crate::store::{KeptCase, Page};
 
 use super::{Actor, OpError, Result, check, done, plugins};
 
@@ -48,4 +49,21 @@ fn problems(plugin: &Plugin, case: &Case) -> Vec<BadField> {
         Err(error) => note("device.adapter", Err(vec![error.to_string()])),
     }
     out
+}
+
+/// The calls kept of a plugin, newest first.
+///
+/// # Errors
+/// [`OpError::NotFound`] when there is no such plugin.
+pub async fn cases(core: &Core, name: &str, cursor: Option<i64>, limit: u32) -> Result<Page<KeptCase, i64>> {
+    plugins::versions(core, name).await?;
+    Ok(core.store.cases(name, cursor, limit).await?)
+}
+
+/// One of them, with what it was made with.
+///
+/// # Errors
+/// [`OpError::NotFound`] when there is none, or none any more.
+pub async fn case(core: &Core, name: &str, id: i64) -> Result<KeptCase> {
+    core.store.case(name, id).await?.ok_or_else(|| OpError::not_found("case", format!("{id} of {name}")))
 }

@@ -11,6 +11,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
 use super::engine::Machine;
 use super::limits::PluginLimits;
+use super::record::Turns;
 use super::stats::{Function, Stats};
 use super::types::{CallContext, PluginFault};
 use super::wasi::{Guest, Log};
@@ -201,6 +202,8 @@ pub(super) struct Pool {
     pub backtrace: Mutex<Vec<String>>,
     /// Memory of the instance that was called last, in bytes.
     pub memory_bytes: AtomicU64,
+    /// When calls of it were recorded.
+    pub turns: Turns,
     average_us: AtomicU64,
     pub slow: Semaphore,
 }
@@ -214,6 +217,7 @@ impl Pool {
             stats: Stats::default(),
             backtrace: Mutex::default(),
             memory_bytes: AtomicU64::new(0),
+            turns: Turns::new(),
             average_us: AtomicU64::new(UNKNOWN_US),
             slow: Semaphore::new(limits.slow_calls_per_plugin),
             limits,

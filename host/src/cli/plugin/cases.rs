@@ -1,10 +1,14 @@
-//! `carillon plugin run|test`: calls of a component that JSON describes.
+//! `carillon plugin run|test|replay`: calls of a component that JSON describes.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::Bytes;
+use serde_json::Value;
+
 use super::super::bad_input;
+use super::super::client::Server;
 use super::load;
 use crate::case::Case;
 use crate::case::expect::differences;
@@ -39,6 +43,18 @@ pub struct Test {
     cases: Vec<PathBuf>,
     #[command(flatten)]
     way_out: WayOut,
+}
+
+/// Which call is made again, and of what.
+#[derive(Debug, clap::Args)]
+pub struct Replay {
+    /// A kept call: NAME/NUMBER on the server, or a .json file with one (or with a case).
+    case: String,
+    /// Call this component, in place of the server's version.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// Where requests may go that a case wants made.
@@ -101,6 +117,57 @@ pub async fn test(args: Test) -> anyhow::Result<ExitCode> {
     }
     println!("{} passed, {failed} failed", files.len() - failed);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes a kept call again and prints what came of it; exits with 1 when it is not what it was.
+pub async fn replay(args: Replay) -> anyhow::Result<ExitCode> {
+    let path = Path::new(&args.case);
+    let (kept, api) = match (path.is_file(), args.case.rsplit_once('/')) {
+        (true, _) => {
+            let text = std::fs::read_to_string(path).map_err(|error| bad_input(format!("{}: {error}", args.case)))?;
+            let read: Value =
+                serde_json::from_str(&text).map_err(|error| bad_input(format!("{}: {error}", args.case)))?;
+            (read, None)
+        }
+        (false, Some((name, id))) if id.parse::<i64>().is_ok() => {
+            let api = args.server.clone().api()?;
+            let path = format!("/api/v1/plugins/{name}/cases/{id}");
+            (api.ask("GET", &path, "application/json", Bytes::new()).await?, Some(api))
+        }
+        _ => return Err(bad_input(format!("{}: give a .json file, or NAME/NUMBER of a kept call", args.case))),
+    };
+    // A file may hold a case alone; then nothing is known of what it was.
+    let case = kept.get("case").unwrap_or(&kept);
+    let text = |field: &str| kept.get(field).and_then(Value::as_str);
+    let ran = match &args.file {
+        Some(file) => {
+            let case = parse_case(&args.case, &case.to_string())?;
+            let (_, plugin) = load(file).await?;
+            if let Some(problem) = case.problems(plugin.kind).first() {
+                return Err(bad_input(format!("{}: {problem}", args.case)));
+            }
+            serde_json::to_value(carry_out(&plugin, &case, None).await)?
+        }
+        None => {
+            let (Some(name), Some(version)) = (text("plugin"), text("version")) else {
+                return Err(bad_input(format!("{}: it does not say which plugin it is of; give --file", args.case)));
+            };
+            let api = api.map_or_else(|| args.server.api(), Ok)?;
+            let path = format!("/api/v1/plugins/{name}/versions/{version}/try");
+            api.ask("POST", &path, "application/json", Bytes::from(case.to_string())).await?
+        }
+    };
+    println!("{}", serde_json::to_string_pretty(&ran)?);
+    let now = ran.pointer("/fault/code").and_then(Value::as_str);
+    let was = text("code");
+    let is_known = kept.get("case").is_some();
+    let word = |code: Option<&str>| code.unwrap_or("an answer").to_owned();
+    if is_known && now != was {
+        eprintln!("it does not reproduce: it was {}, now it is {}", word(was), word(now));
+        return Ok(ExitCode::FAILURE);
+    }
+    eprintln!("{}: {}", if is_known { "it reproduces" } else { "it came to" }, word(now));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What a case came to, and where that differs from what it expects: from an answer, when it expects nothing.
