@@ -1,6 +1,7 @@
 //! `carillon plugin`: what an upload checks, before the upload; a call with a case; and the upload.
 
 mod cases;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ pub enum Command {
     Replay(cases::Replay),
     /// Upload a component to a server.
     Push(Push),
+    /// Build, check, upload and activate whenever the sources change: for a server that one develops against.
+    Watch(watch::Watch),
 }
 
 /// What is checked.
@@ -66,6 +69,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(args) => cases::test(args).await,
         Command::Replay(args) => cases::replay(args).await,
         Command::Push(args) => push(args).await,
+        Command::Watch(args) => watch::watch(args).await,
     }
 }
 

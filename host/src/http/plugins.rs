@@ -96,6 +96,8 @@ struct Uploaded {
 struct UploadQuery {
     /// Whether it becomes the active version; by default only if it is the first one of its name and passes its self-check.
     activate: Option<bool>,
+    /// Added to the version that the plugin says of itself, as a pre-release: `dev.7` makes 1.2.0-dev.7 of 1.2.0.
+    suffix: Option<String>,
 }
 
 /// Upload a version: the body is a WebAssembly component, or a core module with the types that wit-bindgen adds.
@@ -118,7 +120,8 @@ async fn upload(
         return Err(body::unsupported(&media, "the bytes of the component or module as application/wasm"));
     }
     let bytes = body::read(body, core.config.plugin_max_bytes).await?;
-    let (version, is_new, report) = plugins::upload(&core, &actor, bytes, query.activate).await?;
+    let (version, is_new, report) =
+        plugins::upload(&core, &actor, bytes, query.activate, query.suffix.as_deref()).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Uploaded { version: version.into(), report })))
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::campaign::BadField;
 use crate::case::sample::{Warning, self_check};
 use crate::core::Core;
+use crate::plugin::PluginInfo;
 use crate::plugins::{Inspected, Refusal};
 use crate::queue::Wake;
 use crate::store::{NewPluginVersion, PluginVersion, Stored};
@@ -26,7 +27,8 @@ pub struct UploadReport {
 }
 
 /// Checks and stores a plugin version. `activate`: by default only the first version of a name becomes active at once, if it
-/// passes its self-check. Returns the version, whether it is new, and what the checks found.
+/// passes its self-check. `suffix` is added to the version that it says of itself. Returns the version, whether it is new, and
+/// what the checks found.
 ///
 /// # Errors
 /// [`OpError::Refused`] with the check that it failed, [`OpError::Conflict`] when its name and version are taken.
@@ -35,6 +37,7 @@ pub async fn upload(
     actor: &Actor,
     bytes: Bytes,
     activate: Option<bool>,
+    suffix: Option<&str>,
 ) -> Result<(PluginVersion, bool, UploadReport)> {
     if bytes.len() as u64 > core.config.plugin_max_bytes {
         return Err(OpError::Refused {
@@ -47,15 +50,26 @@ pub async fn upload(
             items: Vec::new(),
         });
     }
+    let suffixed = |version: &str| match suffix {
+        None => Ok(version.to_owned()),
+        Some(suffix) => with_suffix(version, suffix).ok_or_else(|| {
+            OpError::invalid(
+                "suffix",
+                "give dots, letters, digits and hyphens for the end of a semantic version, such as dev.7",
+            )
+        }),
+    };
+    suffixed("1.0.0")?;
     let (inspected, plugin) = core.plugin_host.inspect_and_load(bytes.clone()).await.map_err(refused)?;
     let warnings = self_check(&plugin).await;
     let fails = warnings.iter().any(Warning::is_failure);
     let Inspected { compile_ms, instantiate_us, .. } = inspected;
     let report = UploadReport { compile_ms, instantiate_us, warnings };
+    let version = suffixed(&inspected.info.version)?;
     let is_first = !core.store.plugins().await?.iter().any(|v| v.name == inspected.info.name);
     let new = NewPluginVersion {
         kind: inspected.kind,
-        info: inspected.info,
+        info: PluginInfo { version, ..inspected.info },
         imports: inspected.imports,
         digest: inspected.digest,
         bytes,
@@ -70,6 +84,15 @@ pub async fn upload(
     let subject = format!("{} {}", version.name, version.version);
     done(core, actor, "plugin.upload", subject, &[Wake::Changed]).await?;
     Ok((version, is_new, report))
+}
+
+/// A version as one before it: `1.2.0` and `dev.7` make `1.2.0-dev.7`. `None` when that is no semantic version, or too long.
+fn with_suffix(version: &str, suffix: &str) -> Option<String> {
+    let version = semver::Version::parse(version).ok()?;
+    let before = if version.pre.is_empty() { suffix.to_owned() } else { format!("{}.{suffix}", version.pre) };
+    let pre = semver::Prerelease::new(&before).ok().filter(|pre| !pre.is_empty())?;
+    let made = semver::Version { pre, ..version }.to_string();
+    (made.len() <= 64).then_some(made)
 }
 
 fn refused(refusal: Refusal) -> OpError {
@@ -120,4 +143,18 @@ pub async fn versions(core: &Core, name: &str) -> Result<Vec<PluginVersion>> {
     let mut found = list(core).await?;
     found.retain(|v| v.name == name);
     if found.is_empty() { Err(OpError::not_found("plugin", name)) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suffix_makes_a_version_that_comes_before() {
+        assert_eq!(with_suffix("1.2.0", "dev.7").as_deref(), Some("1.2.0-dev.7"));
+        assert_eq!(with_suffix("1.2.0-rc.1", "dev.7").as_deref(), Some("1.2.0-rc.1.dev.7"));
+        for bad in ["", "a b", "dev..7", "01", &"x".repeat(64)] {
+            assert_eq!(with_suffix("1.2.0", bad), None, "{bad}");
+        }
+    }
 }

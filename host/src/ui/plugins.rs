@@ -93,7 +93,7 @@ async fn upload(State(ui): State<Shared>, session: Session, mut form: Multipart)
         }
         Some(file) => {
             let bytes = files::whole(file, ui.core.config.plugin_max_bytes).await?;
-            match operations::upload(&ui.core, &actor(&session), bytes, activate).await {
+            match operations::upload(&ui.core, &actor(&session), bytes, activate, None).await {
                 Ok((version, is_new, report)) => {
                     let accepted = Uploaded::Accepted { version: Box::new(version), is_new, report };
                     return listing(&ui, session, Some(accepted)).await;

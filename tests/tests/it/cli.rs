@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use carillon::plugins::FIRST_PARTY;
 use carillon_tests::guests;
+use carillon_tests::wait::eventually;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -308,6 +309,46 @@ fn a_plugin_is_run_with_a_case_and_tested_with_a_folder_of_them() {
         code == Some(0) && stdout.contains("  warning   plugin-trap: next-delay, after a send: "),
         "{stdout}{stderr}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_saved_is_built_and_active_soon_after() {
+    let data = tempfile::tempdir().expect("a folder");
+    let server = Setup::embedded(data.path(), &[]).start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("first.wasm"), guests::delay("watched", "unreachable")).expect("written");
+    std::fs::write(folder.path().join("source"), "first.wasm").expect("written");
+    let mut watch = carillon()
+        .args(["plugin", "watch"])
+        .arg(folder.path())
+        .args(["--build", "cp \"$(cat source)\" target/out.wasm", "--wasm", "target/out.wasm"])
+        .args(["--url", &format!("http://127.0.0.1:{}", server.setup.port), "--token", carillon_tests::server::TOKEN])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("carillon runs");
+    std::fs::create_dir(folder.path().join("target")).expect("made");
+    let active = async || match server.client.get("/api/v1/plugins/watched").await {
+        Ok((200, plugin)) => plugin["active"].as_str().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    };
+    let patience = Duration::from_secs(60);
+    eventually("the first is active", patience, || async { active().await.starts_with("1.0.0-dev.") }).await;
+    let first = active().await;
+    // A build that fails changes nothing; the next one does.
+    std::fs::write(folder.path().join("source"), "missing.wasm").expect("written");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(active().await, first);
+    std::fs::write(folder.path().join("second.wasm"), guests::delay("watched", "(drop (i32.const 1)) unreachable"))
+        .expect("written");
+    std::fs::write(folder.path().join("source"), "second.wasm").expect("written");
+    eventually("the second is active", patience, || async {
+        let active = active().await;
+        active.starts_with("1.0.0-dev.") && active != first
+    })
+    .await;
+    watch.kill().expect("it runs");
+    watch.wait().expect("it ends");
 }
 
 #[test]
