@@ -39,6 +39,17 @@ impl Role {
     }
 }
 
+/// What of recipients is kept in the cases of plugin calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CaseData {
+    /// No case is kept.
+    None,
+    /// Letters and digits of what is a recipient's are replaced by others.
+    Masked,
+    /// Everything, as it was.
+    Full,
+}
+
 /// A network, or an address as the network of itself.
 fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
@@ -155,6 +166,18 @@ pub struct Config {
     /// Processor time that compiling one plugin may take, in seconds.
     #[arg(long, env = "CARILLON_PLUGIN_COMPILE_S", default_value_t = 300, value_name = "S")]
     pub plugin_compile_s: u64,
+    /// What of recipients is kept in the cases of plugin calls that failed: `none` (no case is kept), `masked`, `full`.
+    #[arg(long, env = "CARILLON_PLUGIN_CASE_DATA", value_enum, default_value = "masked", value_name = "POLICY")]
+    pub plugin_case_data: CaseData,
+    /// Of so many good calls of plugins, one is kept as a case, too; 0 for none.
+    #[arg(long, env = "CARILLON_PLUGIN_CASE_SAMPLE", default_value_t = 0, value_name = "N")]
+    pub plugin_case_sample: u32,
+    /// Cases kept of a plugin version: so many of failed calls, and as many of good ones.
+    #[arg(long, env = "CARILLON_PLUGIN_CASES", default_value_t = 20, value_name = "N")]
+    pub plugin_cases: u32,
+    /// How long a case is kept, in days.
+    #[arg(long, env = "CARILLON_PLUGIN_CASE_DAYS", default_value_t = 30, value_name = "DAYS")]
+    pub plugin_case_days: u32,
     /// Largest JSON body of an API call, in bytes (audiences are streamed and not limited by it).
     #[arg(long, env = "CARILLON_BODY_MAX_BYTES", default_value_t = 8 << 20, value_name = "BYTES")]
     pub body_max_bytes: u64,
@@ -233,6 +256,11 @@ impl Config {
         self.keep_finished_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
     }
 
+    /// How long a case of a plugin's call is kept.
+    pub fn keep_cases(&self) -> Duration {
+        Duration::from_secs(u64::from(self.plugin_case_days) * 24 * 60 * 60)
+    }
+
     /// Every setting, or pair of settings, that cannot work.
     pub fn problems(&self) -> Vec<BadField> {
         let mut out = Vec::new();
@@ -248,6 +276,8 @@ impl Config {
             ("--plugin-timeout-ms", self.plugin_timeout_ms),
             ("--plugin-compile-s", self.plugin_compile_s),
             ("--plugin-max-bytes", self.plugin_max_bytes),
+            ("--plugin-cases", u64::from(self.plugin_cases)),
+            ("--plugin-case-days", u64::from(self.plugin_case_days)),
             ("--body-max-bytes", self.body_max_bytes),
         ] {
             if value == 0 {
@@ -328,6 +358,10 @@ impl Default for Config {
             plugin_timeout_ms: 250,
             plugin_watch_s: 600,
             plugin_compile_s: 300,
+            plugin_case_data: CaseData::Masked,
+            plugin_case_sample: 0,
+            plugin_cases: 20,
+            plugin_case_days: 30,
             body_max_bytes: 8 << 20,
             audience_max: 50_000_000,
             rate_limit: 0,

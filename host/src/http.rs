@@ -29,6 +29,7 @@ mod suppressions;
 mod tally;
 mod tls;
 mod tokens;
+mod trials;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +98,7 @@ fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {
     let resources = OpenApiRouter::new()
         .merge(plugins::routes())
         .merge(rollouts::routes())
+        .merge(trials::routes())
         .merge(devices::routes())
         .merge(audiences::routes())
         .merge(campaigns::routes())

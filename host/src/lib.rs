@@ -13,6 +13,7 @@
 
 pub mod app;
 pub mod campaign;
+pub mod case;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -295,6 +295,44 @@ pub struct NewPluginVersion {
     pub bytes: Bytes,
 }
 
+/// A call of a plugin to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCase {
+    /// The version.
+    pub plugin: VersionNo,
+    /// When it was called.
+    pub at: Time,
+    /// What was called, such as `render`.
+    pub call: String,
+    /// How it failed, such as `plugin-trap`; `None` for one that was sampled.
+    pub code: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// Whether personal data was taken out.
+    pub masked: bool,
+    /// Whether the case came to the same when it was kept.
+    pub reproduces: bool,
+    /// Whether nothing of it was cut.
+    pub complete: bool,
+    /// The case, JSON.
+    pub case: String,
+}
+
+/// A call of a plugin that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptCase {
+    /// Its number.
+    pub id: i64,
+    /// The plugin's name.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// sha256 of the version's bytes.
+    pub digest: Digest,
+    /// What was kept; `case` is empty in listings.
+    pub kept: NewCase,
+}
+
 /// What storing a plugin version came to.
 #[derive(Debug, Clone)]
 pub enum Stored {
@@ -532,6 +570,14 @@ pub trait Store: Send + Sync + 'static {
     async fn plugins(&self) -> Result<Vec<PluginVersion>>;
     /// The bytes of a version.
     async fn plugin_bytes(&self, no: VersionNo) -> Result<Option<Bytes>>;
+    /// Keeps a call. Of those that failed and of those that were sampled, the newest `keep` of a version stay each.
+    async fn put_case(&self, new: &NewCase, keep: u32) -> Result<()>;
+    /// Calls of a plugin that were kept, newest first, without what they were made with.
+    async fn cases(&self, plugin: &str, cursor: Option<i64>, limit: u32) -> Result<Page<KeptCase, i64>>;
+    /// One of them, whole.
+    async fn case(&self, plugin: &str, id: i64) -> Result<Option<KeptCase>>;
+    /// Removes up to `limit` calls kept before `before`; returns how many went.
+    async fn prune_cases(&self, before: Time, limit: u32) -> Result<u64>;
 
     // ---- rollouts ----
 

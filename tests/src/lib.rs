@@ -11,6 +11,7 @@ pub mod neighbours;
 pub mod plans;
 pub mod postgres;
 pub mod redis;
+pub mod rust_guest;
 pub mod server;
 pub mod sink;
 pub mod standin;

@@ -130,7 +130,8 @@ impl Driver {
 
     /// Uploads a plugin.
     pub async fn upload(&self, bytes: Bytes) -> anyhow::Result<PluginVersion> {
-        let (version, ..) = plugins::upload(self.core(), &self.actor, bytes, Some(false)).await.map_err(from_op)?;
+        let (version, ..) =
+            plugins::upload(self.core(), &self.actor, bytes, Some(false), None).await.map_err(from_op)?;
         Ok(version)
     }
 

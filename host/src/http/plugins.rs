@@ -101,11 +101,13 @@ struct Uploaded {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct UploadQuery {
-    /// Whether it becomes the active version; by default only if it is the first one of its name.
+    /// Whether it becomes the active version; by default only if it is the first one of its name and passes its self-check.
     activate: Option<bool>,
+    /// Added to the version that the plugin says of itself, as a pre-release: `dev.7` makes 1.2.0-dev.7 of 1.2.0.
+    suffix: Option<String>,
 }
 
-/// Upload a version: the body is the WebAssembly component.
+/// Upload a version: the body is a WebAssembly component, or a core module with the types that wit-bindgen adds.
 #[utoipa::path(post, path = "/plugins", tag = "plugins", security(("token" = ["plugins:write"])), params(UploadQuery),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses(
@@ -122,10 +124,11 @@ async fn upload(
 ) -> Result<(StatusCode, Json<Uploaded>), Problem> {
     let media = body::media_type(&headers);
     if body::is_json(&media) || media.starts_with("multipart/") || media.starts_with("text/") {
-        return Err(body::unsupported(&media, "the component's bytes as application/wasm"));
+        return Err(body::unsupported(&media, "the bytes of the component or module as application/wasm"));
     }
     let bytes = body::read(body, core.config.plugin_max_bytes).await?;
-    let (version, is_new, report) = plugins::upload(&core, &actor, bytes, query.activate).await?;
+    let (version, is_new, report) =
+        plugins::upload(&core, &actor, bytes, query.activate, query.suffix.as_deref()).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Uploaded { version: version.into(), report })))
 }

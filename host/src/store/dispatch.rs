@@ -2,7 +2,8 @@
 //! method of [`super::Store`].
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
-/// `tokens`, `devices`, `audiences`, `plugins`, `rollouts`, `campaigns`, `runs`, `messages`, `reading`, `retention`, `unknown`, `consent`
+/// `tokens`, `devices`, `audiences`, `plugins`, `rollouts`, `cases`, `campaigns`, `runs`, `messages`, `reading`, `retention`,
+/// `unknown`, `consent`
 /// and `sequences`. The methods about the store itself are the backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
@@ -227,6 +228,18 @@ macro_rules! store_by_subject {
             }
             async fn plugin_bytes(&self, no: VersionNo) -> Result<Option<Bytes>> {
                 self.noted(plugins::plugin_bytes(self, no).await)
+            }
+            async fn put_case(&self, new: &NewCase, keep: u32) -> Result<()> {
+                self.noted(cases::put_case(self, new, keep).await)
+            }
+            async fn cases(&self, plugin: &str, cursor: Option<i64>, limit: u32) -> Result<Page<KeptCase, i64>> {
+                self.noted(cases::cases(self, plugin, cursor, limit).await)
+            }
+            async fn case(&self, plugin: &str, id: i64) -> Result<Option<KeptCase>> {
+                self.noted(cases::case(self, plugin, id).await)
+            }
+            async fn prune_cases(&self, before: Time, limit: u32) -> Result<u64> {
+                self.noted(cases::prune_cases(self, before, limit).await)
             }
             async fn create_campaign(&self, id: CampaignId, spec: &CampaignSpec, now: Time) -> Result<()> {
                 self.noted(campaigns::create_campaign(self, id, spec, now).await)

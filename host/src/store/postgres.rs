@@ -6,6 +6,7 @@
 
 mod audiences;
 mod campaigns;
+mod cases;
 mod closing;
 mod consent;
 mod devices;

@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use super::page::{self, Page};
 use super::session::{Posted, Session};
 use super::{Answer, Failure, Shared, actor, files, format, go};
+use crate::campaign::BadField;
 use crate::operations::OpError;
 use crate::operations::plugins::{self as operations, UploadReport};
 use crate::operations::rollouts::{self, Activation};
@@ -32,7 +33,7 @@ pub(super) fn routes() -> Router<Shared> {
 /// What an upload came to.
 enum Uploaded {
     Accepted { version: Box<PluginVersion>, is_new: bool, report: UploadReport },
-    Refused { check: String, detail: String },
+    Refused { check: String, detail: String, items: Vec<BadField> },
 }
 
 /// The kinds with their titles, in the order of the page.
@@ -89,16 +90,20 @@ async fn upload(State(ui): State<Shared>, session: Session, mut form: Multipart)
         _ => None,
     };
     let refused = match files::file(&mut form).await? {
-        None => Uploaded::Refused { check: "no-file".to_owned(), detail: "Choose a file.".to_owned() },
+        None => {
+            Uploaded::Refused { check: "no-file".to_owned(), detail: "Choose a file.".to_owned(), items: Vec::new() }
+        }
         Some(file) => {
             let bytes = files::whole(file, ui.core.config.plugin_max_bytes).await?;
-            match operations::upload(&ui.core, &actor(&session), bytes, activate).await {
+            match operations::upload(&ui.core, &actor(&session), bytes, activate, None).await {
                 Ok((version, is_new, report)) => {
                     let accepted = Uploaded::Accepted { version: Box::new(version), is_new, report };
                     return listing(&ui, session, Some(accepted)).await;
                 }
-                Err(OpError::Refused { code, detail }) => Uploaded::Refused { check: code, detail },
-                Err(OpError::Conflict(detail)) => Uploaded::Refused { check: "conflict".to_owned(), detail },
+                Err(OpError::Refused { code, detail, items }) => Uploaded::Refused { check: code, detail, items },
+                Err(OpError::Conflict(detail)) => {
+                    Uploaded::Refused { check: "conflict".to_owned(), detail, items: Vec::new() }
+                }
                 Err(error) => return Err(error.into()),
             }
         }

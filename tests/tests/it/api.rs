@@ -8,6 +8,7 @@ mod import;
 mod resources;
 mod rollouts;
 mod tls;
+mod trials;
 mod unknown;
 
 use std::sync::Arc;

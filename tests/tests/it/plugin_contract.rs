@@ -4,6 +4,7 @@ mod escapes;
 mod first_party;
 mod hostile;
 mod languages;
+mod modules;
 mod providers;
 mod seeds;
 mod webhook;
