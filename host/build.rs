@@ -7,7 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const TARGET: &str = "wasm32-wasip2";
-const PLUGINS: [&str; 4] = ["uniform", "jinja", "webhook", "simulator"];
+const PLUGINS: [&str; 10] = [
+    "uniform",
+    "warmup",
+    "adaptive",
+    "jinja",
+    "webhook",
+    "android-sms-gateway",
+    "whatsapp-cloud",
+    "telegram",
+    "fcm",
+    "simulator",
+];
 /// The next version of `jinja`, which the demo activates while its campaign runs.
 const NEXT_JINJA: &str = "jinja-next";
 

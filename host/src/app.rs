@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
+use crate::case::keep;
 use crate::clock::SystemClock;
 use crate::cluster::Cluster;
-use crate::config::{Config, Role};
+use crate::config::{CaseData, Config, Role};
 use crate::core::Core;
 use crate::egress::{Allowed, Egress, EgressPolicy, Secret};
 use crate::fleet::Fleet;
@@ -19,7 +20,7 @@ use crate::id::HostId;
 use crate::lifecycle::Loops;
 use crate::metrics::Metrics;
 use crate::operations::{self, OpError};
-use crate::plugins::{CompileLimits, PluginHost, PluginLimits, Registry};
+use crate::plugins::{CompileLimits, PluginHost, PluginLimits, Recorder, Registry};
 use crate::processor::{Processor, Requests};
 use crate::queue::{self, QueueError};
 use crate::recovery::Recovery;
@@ -95,6 +96,10 @@ impl App {
             ..PluginLimits::default()
         };
         let plugin_host = PluginHost::new(limits, Some(&config.data.join("plugins")))?;
+        let (recorder, recorded) = Recorder::new(config.plugin_case_sample);
+        if config.plugin_case_data != CaseData::None {
+            plugin_host.record(recorder);
+        }
         let core = Core {
             host: HostId::new(),
             store,
@@ -109,7 +114,10 @@ impl App {
             store_trouble: Arc::default(),
         };
         // From here on the server writes, and a store that can be read may have no room.
-        let stored = async || core.plugins.ensure_first_party(&*core.store, core.clock.now()).await;
+        let stored = async || {
+            let watch = core.config.plugin_watch();
+            core.plugins.ensure_first_party(&*core.store, watch.as_ref(), core.clock.now()).await
+        };
         waiting(&door, "the plugins", stored).await?;
         let known = async || operations::tokens::ensure_admin_token(&core).await;
         let new_admin_token = waiting(&door, "the admin token", known).await?;
@@ -142,6 +150,7 @@ impl App {
         if has(Role::Api) {
             front.spawn("sampler", sampler::run(core.clone(), fleet.clone(), front.stop.clone()));
         }
+        front.spawn("plugin-cases", keep::run(core.clone(), recorded, front.stop.clone()));
         front.spawn("heartbeat", cluster.clone().run(front.stop.clone()));
         if has(Role::Api) {
             door.open(http::router(core.clone(), ui::router(core.clone(), front.stop.clone())));

@@ -29,7 +29,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::operations::OpError;
-use crate::plugins::{SUBCOMMAND, Urgency, compile_here};
+use crate::plugin::PluginKind;
+use crate::plugins::{CompilerTask, SUBCOMMAND, Urgency, compile_here};
 
 /// A broadcast engine for fleets of sending devices, programmable with WebAssembly.
 #[derive(Debug, Parser)]
@@ -84,6 +85,9 @@ enum Command {
         /// Who waits for it.
         #[arg(value_enum, default_value = "now")]
         urgency: Urgency,
+        /// Say what does not fit the world of this kind, instead.
+        #[arg(long, value_name = "KIND", value_parser = plugin_kind)]
+        misfits: Option<PluginKind>,
     },
 }
 
@@ -103,6 +107,10 @@ fn from_op(error: OpError) -> anyhow::Error {
         OpError::Invalid(_) | OpError::Refused { .. } | OpError::NotFound { .. } | OpError::Gone(_) => bad_input(error),
         other => anyhow::Error::new(other),
     }
+}
+
+fn plugin_kind(word: &str) -> Result<PluginKind, &'static str> {
+    PluginKind::parse(word).ok_or("give delay, template or sender")
 }
 
 /// Refuses settings that cannot work together.
@@ -141,8 +149,9 @@ impl Cli {
 
     /// Runs the command; returns the process's exit code.
     pub fn run(self) -> ExitCode {
-        if let Command::CompilePlugin { seconds, memory_bytes, urgency } = self.command {
-            return compile_here(seconds, memory_bytes, urgency).map_or_else(|error| report(&error), ExitCode::from);
+        if let Command::CompilePlugin { seconds, memory_bytes, urgency, misfits } = self.command {
+            let task = misfits.map_or(CompilerTask::Compile(urgency), CompilerTask::Misfits);
+            return compile_here(seconds, memory_bytes, task).map_or_else(|error| report(&error), ExitCode::from);
         }
         self.log();
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -14,6 +14,7 @@ use crate::fleet::Fleet;
 use crate::queue::{QueueError, Wake};
 use crate::recovery;
 use crate::store::{Heartbeat, HostRow, Revisions, StoreError};
+use crate::trials;
 use crate::workers::Pool;
 
 /// The heartbeat of a server.
@@ -108,6 +109,9 @@ impl Cluster {
         let hosts = self.core.store.heartbeat(&beat, self.core.clock.now(), self.core.config.alive()).await?;
         self.fleet.set_hosts(hosts.clone());
         self.reload(seen).await?;
+        if let Err(error) = trials::look(&self.core).await {
+            tracing::warn!(error = format!("{error:#}"), "the rollouts were not judged; the next heartbeat will do it");
+        }
         self.share(seen, hosts).await;
 
         if self.core.queue.ensure_generation().await? {
@@ -130,7 +134,7 @@ impl Cluster {
         let before = seen.revisions;
         let moved = |of: fn(&Revisions) -> i64| before.is_none_or(|b| of(&b) != of(&now));
         if moved(|r| r.plugins) {
-            self.core.plugins.reload(&*self.core.store).await?;
+            self.core.plugins.reload(&*self.core.store, self.core.clock.now()).await?;
         }
         if moved(|r| r.devices) {
             self.fleet.reload_devices().await?;

@@ -9,6 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::campaign::BadField;
+use crate::rollout::{LONGEST_MS, RolloutSpec};
 
 /// A part of the program that a server can run or leave to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -36,6 +37,17 @@ impl Role {
             Self::Recovery => "recovery",
         }
     }
+}
+
+/// What of recipients is kept in the cases of plugin calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CaseData {
+    /// No case is kept.
+    None,
+    /// Letters and digits of what is a recipient's are replaced by others.
+    Masked,
+    /// Everything, as it was.
+    Full,
 }
 
 /// A network, or an address as the network of itself.
@@ -83,8 +95,8 @@ pub struct Config {
     /// The first admin token, at least 16 characters; one is made and kept in the data folder when absent.
     #[arg(long, env = "CARILLON_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub admin_token: Option<String>,
-    /// Secrets that senders may use in headers, as `NAME=VALUE@HOST`: put into requests to that host in place of
-    /// `{{secret:NAME}}`.
+    /// Secrets that senders may use in headers and in the paths of URLs, as `NAME=VALUE@HOST`: put into requests to that host in
+    /// place of `{{secret:NAME}}`.
     #[arg(
         long,
         env = "CARILLON_SECRETS",
@@ -147,9 +159,25 @@ pub struct Config {
     /// How long one call of a plugin may take, in milliseconds.
     #[arg(long, env = "CARILLON_PLUGIN_TIMEOUT_MS", default_value_t = 250, value_name = "MS")]
     pub plugin_timeout_ms: u64,
+    /// How long an activated version is watched, in seconds: one that crashes, hangs or answers what is not allowed meanwhile is
+    /// rolled back by itself. 0: not at all.
+    #[arg(long, env = "CARILLON_PLUGIN_WATCH_S", default_value_t = 600, value_name = "S")]
+    pub plugin_watch_s: u64,
     /// Processor time that compiling one plugin may take, in seconds.
     #[arg(long, env = "CARILLON_PLUGIN_COMPILE_S", default_value_t = 300, value_name = "S")]
     pub plugin_compile_s: u64,
+    /// What of recipients is kept in the cases of plugin calls that failed: `none` (no case is kept), `masked`, `full`.
+    #[arg(long, env = "CARILLON_PLUGIN_CASE_DATA", value_enum, default_value = "masked", value_name = "POLICY")]
+    pub plugin_case_data: CaseData,
+    /// Of so many good calls of plugins, one is kept as a case, too; 0 for none.
+    #[arg(long, env = "CARILLON_PLUGIN_CASE_SAMPLE", default_value_t = 0, value_name = "N")]
+    pub plugin_case_sample: u32,
+    /// Cases kept of a plugin version: so many of failed calls, and as many of good ones.
+    #[arg(long, env = "CARILLON_PLUGIN_CASES", default_value_t = 20, value_name = "N")]
+    pub plugin_cases: u32,
+    /// How long a case is kept, in days.
+    #[arg(long, env = "CARILLON_PLUGIN_CASE_DAYS", default_value_t = 30, value_name = "DAYS")]
+    pub plugin_case_days: u32,
     /// Largest JSON body of an API call, in bytes (audiences are streamed and not limited by it).
     #[arg(long, env = "CARILLON_BODY_MAX_BYTES", default_value_t = 8 << 20, value_name = "BYTES")]
     pub body_max_bytes: u64,
@@ -218,9 +246,19 @@ impl Config {
         self.lease()
     }
 
+    /// The watch over an activated version, if there is one.
+    pub fn plugin_watch(&self) -> Option<RolloutSpec> {
+        (self.plugin_watch_s > 0).then(|| RolloutSpec::watch(self.plugin_watch_s.saturating_mul(1000)))
+    }
+
     /// How long the messages of a finished campaign are kept; `None` for ever.
     pub fn keep_finished(&self) -> Option<Duration> {
         self.keep_finished_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
+    }
+
+    /// How long a case of a plugin's call is kept.
+    pub fn keep_cases(&self) -> Duration {
+        Duration::from_secs(u64::from(self.plugin_case_days) * 24 * 60 * 60)
     }
 
     /// Every setting, or pair of settings, that cannot work.
@@ -238,6 +276,8 @@ impl Config {
             ("--plugin-timeout-ms", self.plugin_timeout_ms),
             ("--plugin-compile-s", self.plugin_compile_s),
             ("--plugin-max-bytes", self.plugin_max_bytes),
+            ("--plugin-cases", u64::from(self.plugin_cases)),
+            ("--plugin-case-days", u64::from(self.plugin_case_days)),
             ("--body-max-bytes", self.body_max_bytes),
         ] {
             if value == 0 {
@@ -265,6 +305,9 @@ impl Config {
             if given.is_some() && missing.is_none() {
                 out.push(BadField::new(field, "give both --tls-cert and --tls-key, or neither"));
             }
+        }
+        if self.plugin_watch_s > LONGEST_MS / 1000 {
+            out.push(BadField::new("--plugin-watch-s", format!("must be at most {}", LONGEST_MS / 1000)));
         }
         if self.roles.is_empty() {
             out.push(BadField::new("--roles", "name at least one of api, trigger, processor, workers, recovery"));
@@ -313,7 +356,12 @@ impl Default for Config {
             plugin_max_bytes: 64 << 20,
             plugin_memory_bytes: 64 << 20,
             plugin_timeout_ms: 250,
+            plugin_watch_s: 600,
             plugin_compile_s: 300,
+            plugin_case_data: CaseData::Masked,
+            plugin_case_sample: 0,
+            plugin_cases: 20,
+            plugin_case_days: 30,
             body_max_bytes: 8 << 20,
             audience_max: 50_000_000,
             rate_limit: 0,

@@ -287,8 +287,8 @@ pub struct PaceUpdate {
     pub pace: String,
 }
 
-/// By how much a message may be begun before its device's saved pace allows it: the queue, which says when in general, counts
-/// by a clock of its own, and saved times have the servers' differences added.
+/// By how much a message may be begun before its device's saved pace certainly allows it: the queue, which says when in general,
+/// counts by a clock of its own, and saved times have the servers' differences added.
 pub const PACE_SLACK: Duration = Duration::from_millis(20);
 
 /// A device's saved pace, read when the queue does not know it.

@@ -88,7 +88,7 @@ impl fmt::Debug for Body {
 pub struct EgressRequest {
     /// GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.
     pub method: String,
-    /// `http:`, `https:` or `simulator:`.
+    /// `http:`, `https:` or `simulator:`; `{{secret:NAME}}` in the path is replaced as the request leaves, percent-encoded.
     pub url: String,
     /// Names and values; `{{secret:NAME}}` in a value is replaced as the request leaves.
     pub headers: Vec<(String, String)>,

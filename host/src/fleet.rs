@@ -18,14 +18,34 @@ use crate::message::Versions;
 use crate::plugins::{Plugin, Registry};
 use crate::sequence::{SequenceSpec, Step};
 use crate::store::{HostRow, RankedRun, StoreError};
+use crate::trial::{Side, Sides, Trial};
 
 /// A plugin version with the configuration that a run gives it.
 #[derive(Clone)]
 pub struct Configured {
-    /// The version in use.
+    /// The version in use: the one that the run names, or the active one.
     pub plugin: Arc<Plugin>,
+    /// The rollout that the plugin is in.
+    pub trial: Option<Arc<Trial>>,
     /// The configuration, JSON text.
     pub config: Arc<str>,
+}
+
+impl Configured {
+    /// The side that a device is on.
+    pub fn side(&self, device: DeviceNo) -> Side {
+        self.trial.as_ref().map_or(Side::Stable, |trial| trial.side(device))
+    }
+
+    /// The version of a side.
+    pub fn at(&self, side: Side) -> &Arc<Plugin> {
+        self.trial.as_ref().map_or(&self.plugin, |trial| trial.at(side))
+    }
+
+    /// The trial, where the candidate is what has just failed.
+    pub fn to_blame(&self, side: Side) -> Option<&Trial> {
+        self.trial.as_deref().filter(|_| side == Side::Candidate)
+    }
 }
 
 /// An open run with everything that sending its messages takes.
@@ -46,8 +66,17 @@ pub struct LiveRun {
 
 impl LiveRun {
     /// The versions that an attempt of this run with this sender runs with.
-    pub fn versions(&self, sender: &Configured) -> Versions {
-        Versions { template: self.template.plugin.no, delay: self.delay.plugin.no, sender: sender.plugin.no }
+    pub fn versions(&self, sender: &Configured, sides: Sides) -> Versions {
+        Versions {
+            template: self.template.at(sides.template).no,
+            delay: self.delay.at(sides.delay).no,
+            sender: sender.at(sides.sender).no,
+        }
+    }
+
+    /// The sides that a device is on.
+    pub fn sides(&self, sender: &Configured, device: DeviceNo) -> Sides {
+        Sides { template: self.template.side(device), delay: self.delay.side(device), sender: sender.side(device) }
     }
 
     /// How long until the campaign's own window opens; zero when it is open, or when each recipient's zone decides.
@@ -376,11 +405,11 @@ impl Devices {
 /// Resolves the plugins of a run.
 fn live(plugins: &Registry, run: &Run, step: Option<Step>) -> Result<LiveRun, String> {
     let configured = |of: &PluginUse, what: &str| -> Result<Configured, String> {
-        let plugin = plugins.resolve(&of.plugin, of.version.as_deref()).ok_or_else(|| {
+        let (plugin, trial) = plugins.resolve_tried(&of.plugin, of.version.as_deref()).ok_or_else(|| {
             let version = of.version.as_deref().map(|v| format!(" {v}")).unwrap_or_default();
             format!("the {what} plugin {}{version} is not there or cannot be loaded", of.plugin)
         })?;
-        Ok(Configured { plugin, config: of.config.get().into() })
+        Ok(Configured { plugin, trial, config: of.config.get().into() })
     };
     Ok(LiveRun {
         campaign: match run.owner {
@@ -399,7 +428,7 @@ fn live(plugins: &Registry, run: &Run, step: Option<Step>) -> Result<LiveRun, St
 pub fn sender_for(plugins: &Registry, run: &LiveRun, device: &Device) -> Option<Configured> {
     run.sender.clone().or_else(|| {
         let own = device.spec.sender.as_ref()?;
-        let plugin = plugins.resolve(&own.plugin, own.version.as_deref())?;
-        Some(Configured { plugin, config: own.config.get().into() })
+        let (plugin, trial) = plugins.resolve_tried(&own.plugin, own.version.as_deref())?;
+        Some(Configured { plugin, trial, config: own.config.get().into() })
     })
 }

@@ -22,12 +22,14 @@ mod openapi;
 mod page;
 mod plugins;
 mod problem;
+mod rollouts;
 mod sequences;
 mod serve;
 mod suppressions;
 mod tally;
 mod tls;
 mod tokens;
+mod trials;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +97,8 @@ pub(crate) fn noting_who_asks(core: &Core, router: Router) -> Router {
 fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {
     let resources = OpenApiRouter::new()
         .merge(plugins::routes())
+        .merge(rollouts::routes())
+        .merge(trials::routes())
         .merge(devices::routes())
         .merge(audiences::routes())
         .merge(campaigns::routes())

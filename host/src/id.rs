@@ -112,6 +112,11 @@ number_id!(
     VersionNo,
     i32
 );
+number_id!(
+    /// A rollout of a plugin version.
+    RolloutNo,
+    i32
+);
 
 /// The id that users give a device: 1 to 64 of `A-Z a-z 0-9 . _ : @ + -`. It is part of Redis keys, between braces.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]

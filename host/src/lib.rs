@@ -13,6 +13,7 @@
 
 pub mod app;
 pub mod campaign;
+pub mod case;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
@@ -40,9 +41,12 @@ pub mod processor;
 pub mod queue;
 pub mod recovery;
 pub mod resolution;
+pub mod rollout;
 pub mod sampler;
 pub mod sequence;
 pub mod store;
+pub mod trial;
+pub mod trials;
 pub mod trigger;
 pub mod ui;
 pub mod window;

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Time;
 use crate::consent::NewSuppression;
-use crate::device::PaceUpdate;
+use crate::device::{PACE_SLACK, PaceUpdate};
 use crate::id::{DeviceId, DeviceNo, Digest, HostId, MessageId, SequenceNo, VersionNo};
 
 /// Where a message stands, as users see it.
@@ -223,6 +223,15 @@ pub struct Claim {
     pub token: i64,
     /// The plugin versions that will be used.
     pub versions: Versions,
+    /// By how much the claiming server's clock may differ from the store's at most.
+    pub uncertainty: Duration,
+}
+
+impl Claim {
+    /// A device whose saved pace lets it send up to this time may begin one of these claims now.
+    pub fn may_begin_up_to(claims: impl Iterator<Item = Duration>, now: Time) -> Time {
+        now.minus(claims.max().unwrap_or_default()).plus(PACE_SLACK)
+    }
 }
 
 /// What became of a [`Claim`].

@@ -20,7 +20,9 @@ use crate::message::{Settled, Settlement, took};
 use crate::operations::rates::Rates;
 use crate::plugins::Plugin;
 use crate::resolution::{ResolveAs, Way};
+use crate::rollout::{Mode, RolloutStatus, ShadowCounts};
 use crate::store::HostRow;
+use crate::trial::Trial;
 
 pub use figures::{Figures, PauseReason};
 
@@ -48,6 +50,30 @@ struct Fault {
     plugin: String,
     version: String,
     fault: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPlugin {
+    plugin: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Tried {
+    plugin: String,
+    version: String,
+    mode: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Shadowed {
+    plugin: String,
+    version: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndedAs {
+    status: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -162,6 +188,8 @@ pub struct Counted<'a> {
     pub queue: (u64, u64),
     /// The plugin versions that are loaded.
     pub plugins: &'a [Arc<Plugin>],
+    /// The rollouts that are running.
+    pub trials: &'a [Arc<Trial>],
     /// The servers that are alive, as this one knows them.
     pub hosts: &'a [HostRow],
     /// The time on the monotonic clock.
@@ -189,6 +217,8 @@ pub struct Metrics {
     worker_share: Gauge,
     max_workers: Gauge,
     devices_leased: Gauge,
+    fallbacks: Family<OfPlugin, Counter>,
+    rollouts_ended: Family<EndedAs, Counter>,
     figures: Mutex<Option<Figures>>,
     http: Family<Call, Counter>,
     http_seconds: Family<Route, Histogram, fn() -> Histogram>,
@@ -225,6 +255,8 @@ impl Metrics {
             worker_share: Gauge::default(),
             max_workers: Gauge::default(),
             devices_leased: Gauge::default(),
+            fallbacks: Family::default(),
+            rollouts_ended: Family::default(),
             figures: Mutex::default(),
             http: Family::default(),
             http_seconds: Family::new_with_constructor(seconds),
@@ -253,6 +285,9 @@ impl Metrics {
         r.register("worker_share", "Sends that this server may have in flight", metrics.worker_share.clone());
         r.register("max_workers", "Sends that the cluster may have in flight", metrics.max_workers.clone());
         r.register("devices_leased", "Devices that this server holds", metrics.devices_leased.clone());
+        let help = "Calls of a tried plugin version that failed and were made to the stable one";
+        r.register("plugin_fallbacks", help, metrics.fallbacks.clone());
+        r.register("rollouts_ended", "Rollouts ended by this server, by how", metrics.rollouts_ended.clone());
         r.register("http_requests", "Requests answered, by route and status", metrics.http.clone());
         r.register("http_request_seconds", "How long requests took, by route", metrics.http_seconds.clone());
         metrics.start_at_zero();
@@ -277,6 +312,9 @@ impl Metrics {
         }
         for kind in AuthFailure::ALL.map(AuthFailure::as_str) {
             drop(self.auth_failures.get_or_create(&Kind { kind }));
+        }
+        for status in RolloutStatus::ALL.into_iter().filter(|s| *s != RolloutStatus::Running) {
+            drop(self.rollouts_ended.get_or_create(&EndedAs { status: status.as_str() }));
         }
         for status in [200, 503] {
             drop(self.http.get_or_create(&Call { method: "GET".to_owned(), route: "/readyz".to_owned(), status }));
@@ -355,6 +393,16 @@ impl Metrics {
         self.auth_failures.get_or_create(&Kind { kind: kind.as_str() }).inc();
     }
 
+    /// A tried version of a plugin failed, and the stable one took its place.
+    pub fn fell_back(&self, plugin: &str) {
+        self.fallbacks.get_or_create(&OfPlugin { plugin: plugin.to_owned() }).inc();
+    }
+
+    /// A rollout was ended by this server.
+    pub fn rollout_ended(&self, status: RolloutStatus) {
+        self.rollouts_ended.get_or_create(&EndedAs { status: status.as_str() }).inc();
+    }
+
     /// What the workers of this server are at: sends in flight, how many may be, and devices held.
     pub fn set_workers(&self, active: u32, share: u32, leased: usize) {
         self.active_workers.set(i64::from(active));
@@ -397,6 +445,7 @@ impl Metrics {
         }
         others.register("backend_errors", "Calls of store and queue that failed", errors);
         plugin_counts(&mut others, counted.plugins);
+        trial_counts(&mut others, counted.trials);
         figures::servers(&mut others, counted.hosts);
         if let Some(figures) = self.figures.lock().as_ref().filter(|figures| figures.is_fresh(counted.now)) {
             figures.register(&mut others);
@@ -442,6 +491,28 @@ fn plugin_counts(registry: &mut Registry, plugins: &[Arc<Plugin>]) {
     registry.register("plugin_faults", "Calls of plugins that failed, by what broke", faults);
 }
 
+/// Which rollouts are running, and what their shadow calls came to on this server.
+fn trial_counts(registry: &mut Registry, trials: &[Arc<Trial>]) {
+    let running = Family::<Tried, Gauge>::default();
+    let shadows = Family::<Shadowed, Counter>::default();
+    for trial in trials {
+        let (plugin, version) = (&trial.rollout.name, &trial.rollout.candidate.1);
+        let mode = trial.rollout.spec.mode;
+        let labels = Tried { plugin: plugin.clone(), version: version.clone(), mode: mode.as_str() };
+        running.get_or_create(&labels).set(1);
+        if mode == Mode::Shadow {
+            let ShadowCounts { same, different, failed, dropped } = trial.counts().shadow;
+            for (result, count) in [("same", same), ("different", different), ("failed", failed), ("dropped", dropped)]
+            {
+                let labels = Shadowed { plugin: plugin.clone(), version: version.clone(), result };
+                shadows.get_or_create(&labels).inc_by(count);
+            }
+        }
+    }
+    registry.register("rollout_running", "Plugin versions that are being tried", running);
+    registry.register("shadow_calls", "Calls made to a version that is only compared, by result", shadows);
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -458,7 +529,8 @@ mod tests {
         metrics.begun(3);
         metrics.begun_late(Duration::from_millis(3));
         metrics.set_max_workers(500);
-        let counted = Counted { store: (5, 1), queue: (7, 0), plugins: &[], hosts: &[], now: Duration::ZERO };
+        let counted =
+            Counted { store: (5, 1), queue: (7, 0), plugins: &[], trials: &[], hosts: &[], now: Duration::ZERO };
         metrics.http_request("GET", "/api/v1/campaigns/{id}", 200, Duration::from_millis(3));
         let text = metrics.encode(&counted).unwrap();
         for line in [

@@ -12,10 +12,12 @@ mod plan;
 pub mod plugins;
 mod pool;
 pub mod rates;
+pub mod rollouts;
 pub mod sequences;
 pub mod stats;
 pub mod suppressions;
 pub mod tokens;
+pub mod trials;
 pub mod unknown;
 
 use crate::campaign::{BadField, BadTransition};
@@ -48,6 +50,8 @@ pub enum OpError {
         code: String,
         /// What is wrong, and how to mend it.
         detail: String,
+        /// Each item of a component that does not fit its world.
+        items: Vec<BadField>,
     },
     /// The store or the queue is away: the same call may succeed later.
     #[error("{0}")]

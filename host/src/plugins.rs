@@ -17,6 +17,8 @@ pub(crate) mod fuzzing;
 mod instance;
 mod limits;
 mod lookup;
+mod module;
+mod record;
 mod registry;
 mod schema;
 mod sender;
@@ -26,20 +28,25 @@ mod template;
 mod types;
 mod wasi;
 mod wire;
+mod world;
 
 use std::fmt;
+use std::future::Future;
+use std::num::NonZero;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::Component;
 
-pub use self::apart::{CompileLimits, SUBCOMMAND, Urgency, compile_here};
+pub use self::apart::{CompileLimits, CompilerTask, SUBCOMMAND, Urgency, compile_here};
 pub use self::check::{Inspected, Refusal};
 pub use self::limits::PluginLimits;
+pub use self::record::{Input, Recorded, Recorder};
 pub use self::registry::Registry;
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
@@ -47,6 +54,7 @@ pub use self::types::{
     MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Pause, PluginBody, PluginFault, Progress,
     RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
 };
+pub use self::world::Misfit;
 
 use self::cache::CodeCache;
 use self::engine::Machine;
@@ -67,11 +75,16 @@ struct Shared {
     machine: Machine,
     limits: Arc<PluginLimits>,
     cache: Option<CodeCache>,
-    /// Compiling takes a core for up to seconds: one at a time.
+    /// Compiling takes a core for up to seconds: of what is uploaded one at a time.
     compiling: Semaphore,
+    /// What was checked before, and messages may wait for: one for each core.
+    loading: Semaphore,
     /// Calls of plugins that are slow or unknown, and the upload check.
     slow: Slow,
+    /// Calls with cases, which are for authors and not for messages.
+    trials: Semaphore,
     pools: Mutex<Vec<Weak<Pool>>>,
+    recorder: OnceLock<Recorder>,
 }
 
 impl fmt::Debug for PluginHost {
@@ -82,6 +95,13 @@ impl fmt::Debug for PluginHost {
 
 /// Calls of slow plugins at once, all of them together.
 const SLOW_THREADS: usize = 500;
+/// Cases at once.
+const TRIALS: usize = 4;
+
+/// How many components are compiled at once at a start.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
 
 impl PluginHost {
     /// Makes the engine. Compiled code is kept in `cache_dir`, where given.
@@ -96,8 +116,11 @@ impl PluginHost {
             limits: Arc::new(limits),
             cache,
             compiling: Semaphore::new(1),
+            loading: Semaphore::new(cores()),
             slow: Slow::new(SLOW_THREADS).context("cannot make the threads for slow plugins")?,
+            trials: Semaphore::new(TRIALS),
             pools: Mutex::new(Vec::new()),
+            recorder: OnceLock::new(),
         })))
     }
 
@@ -107,10 +130,32 @@ impl PluginHost {
     /// # Errors
     /// A refusal that names what is wrong and how to fix it.
     pub async fn inspect(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
-        let shared = Arc::clone(&self.0);
+        self.inspect_and_load(bytes).await.map(|(inspected, _)| inspected)
+    }
+
+    /// As [`PluginHost::inspect`]; also gives the plugin, for calls before it is stored: its number is 0.
+    ///
+    /// # Errors
+    /// As for [`PluginHost::inspect`].
+    pub async fn inspect_and_load(&self, bytes: Bytes) -> Result<(Inspected, Arc<Plugin>), Refusal> {
         let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
-        let checked = self.0.slow.run(move || check::inspect(&shared, &bytes)).await;
-        checked.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
+        self.inspect_now(bytes).await
+    }
+
+    /// As [`PluginHost::inspect`], for what comes with the program: the caller says how many at once.
+    async fn inspect_own(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
+        self.inspect_now(bytes).await.map(|(inspected, _)| inspected)
+    }
+
+    async fn inspect_now(&self, bytes: Bytes) -> Result<(Inspected, Arc<Plugin>), Refusal> {
+        let shared = Arc::clone(&self.0);
+        let checked = self.0.slow.run(move || {
+            let (inspected, component) = check::inspect(&shared, &bytes)?;
+            let (kind, digest, info) = (inspected.kind, inspected.digest, inspected.info.clone());
+            let plugin = shared.plugin(VersionNo(0), kind, digest, info, &component)?;
+            Ok((inspected, plugin))
+        });
+        checked.await.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
     }
 
     /// Makes a stored version callable: takes its code from the cache, or compiles it.
@@ -127,7 +172,7 @@ impl PluginHost {
     ) -> Result<Arc<Plugin>, Refusal> {
         let shared = Arc::clone(&self.0);
         // Neither ends early: the semaphore is never closed, and the work does not panic.
-        let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
+        let _permit = self.0.loading.acquire().await.map_err(|e| Refusal::internal(&e))?;
         tokio::task::spawn_blocking(move || {
             // Campaigns may wait for it.
             let component = shared.compile(&digest, &bytes, Urgency::Now)?;
@@ -135,6 +180,23 @@ impl PluginHost {
         })
         .await
         .map_err(|e| Refusal::internal(&e))?
+    }
+
+    /// Makes a call on a thread that comes after the others, however quick its plugin is; `None` when it broke off.
+    pub async fn aside<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let runtime = tokio::runtime::Handle::current();
+        self.0.slow.run(move || runtime.block_on(call)).await
+    }
+
+    /// From now on calls of stored versions are recorded: those that fail, and those that are sampled. The first recorder stays.
+    pub fn record(&self, recorder: Recorder) {
+        // A second one is dropped, and whoever reads from it sees that at once.
+        let _first = self.0.recorder.set(recorder);
+    }
+
+    /// Room for a case to be carried out; `None` when as many as may be are under way.
+    pub fn trial(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.trials.try_acquire().ok()
     }
 
     /// As [`PluginHost::load`], but only from the cache: `None` when the code is not there.
@@ -184,18 +246,22 @@ impl Shared {
     ) -> Result<Arc<Plugin>, Refusal> {
         check::check_world(&self.machine.engine, component, kind)?;
         let blueprint = Blueprint::new(&self.machine.linker, component, kind).map_err(|e| Refusal::link(&e))?;
-        let config_schema = Schema::new(&info.config_schema).map_err(|e| Refusal::schema("config-schema", &e))?;
+        let config_schema =
+            Arc::new(Schema::new(&info.config_schema).map_err(|e| Refusal::schema("config-schema", &e))?);
         let adapter_schema = if info.adapter_schema.is_empty() {
             None
         } else {
-            Some(Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?)
+            Some(Arc::new(Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?))
         };
         let pool = Arc::new(Pool::new(blueprint, Arc::clone(&self.limits)));
         let mut pools = self.pools.lock();
         pools.retain(|pool| pool.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
         drop(pools);
-        Ok(Arc::new(Plugin { no, digest, kind, info, config_schema, adapter_schema, pool, shared: Arc::clone(self) }))
+        // A plugin that is not stored yet has no number that a record could name.
+        let recorded = no != VersionNo(0);
+        let shared = Arc::clone(self);
+        Ok(Arc::new(Plugin { no, digest, kind, info, config_schema, adapter_schema, pool, shared, recorded }))
     }
 
     /// Drops the waiting instances of all plugins.
@@ -217,10 +283,12 @@ pub struct Plugin {
     pub kind: PluginKind,
     /// What `describe` said.
     pub info: PluginInfo,
-    config_schema: Schema,
-    adapter_schema: Option<Schema>,
+    config_schema: Arc<Schema>,
+    adapter_schema: Option<Arc<Schema>>,
     pool: Arc<Pool>,
     shared: Arc<Shared>,
+    /// Whether its calls may be kept.
+    recorded: bool,
 }
 
 impl fmt::Debug for Plugin {
@@ -256,6 +324,36 @@ impl Plugin {
     /// plugin's author, not for the server's log.
     pub fn log_lines(&self) -> Vec<String> {
         self.pool.log.lines()
+    }
+
+    /// The same version with instances, log and counts of its own: for calls that are not made for messages.
+    pub fn apart(&self) -> Self {
+        Self {
+            no: self.no,
+            digest: self.digest,
+            kind: self.kind,
+            info: self.info.clone(),
+            config_schema: Arc::clone(&self.config_schema),
+            adapter_schema: self.adapter_schema.clone(),
+            pool: Arc::new(self.pool.apart()),
+            shared: Arc::clone(&self.shared),
+            recorded: false,
+        }
+    }
+
+    /// The functions in which the latest crash happened, the innermost first; as far as the component names them.
+    pub fn backtrace(&self) -> Vec<String> {
+        self.pool.backtrace.lock().clone()
+    }
+
+    /// Memory of the instance that was called last, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.pool.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has the functions with which messages are looked up, whatever it says of itself.
+    pub fn has_lookup(&self) -> bool {
+        self.pool.has_lookup()
     }
 
     fn limits(&self) -> &PluginLimits {

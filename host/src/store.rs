@@ -26,12 +26,15 @@ use crate::clock::Time;
 use crate::consent::{NewSuppression, Suppression};
 use crate::device::{Device, DeviceSpec, PaceUpdate, SavedPace};
 use crate::id::{
-    AudienceNo, CampaignId, DeviceId, DeviceNo, Digest, HostId, MessageId, RunKey, SequenceId, SequenceNo, TokenId,
-    VersionNo,
+    AudienceNo, CampaignId, DeviceId, DeviceNo, Digest, HostId, MessageId, RolloutNo, RunKey, SequenceId, SequenceNo,
+    TokenId, VersionNo,
 };
 use crate::message::{AttemptRow, Begun, Claim, Counts, InFlight, MessageRow, MessageStatus, Settlement, Turned};
 use crate::plugin::{PluginInfo, PluginKind};
 use crate::resolution::{Resolution, Resolved};
+use crate::rollout::{
+    Counts as RolloutCounts, Ending, Finding, KEPT_FINDINGS, Quarantine, Rollout, RolloutSpec, RolloutStatus, StableRow,
+};
 use crate::sequence::{Enrolment, EnrolmentStatus, Sequence, SequenceSpec, SequenceStatus};
 
 /// What can go wrong in the store.
@@ -260,6 +263,21 @@ pub struct PluginVersion {
     pub active: bool,
     /// When it was uploaded.
     pub uploaded_at: Time,
+    /// Why it must not be used.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// A change of a plugin's active version.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// Who makes it.
+    pub actor: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// Whether a version in quarantine is released.
+    pub force: bool,
+    /// How the version is watched, where there is one before it.
+    pub watch: Option<&'a RolloutSpec>,
 }
 
 /// A plugin version to be stored.
@@ -275,6 +293,44 @@ pub struct NewPluginVersion {
     pub digest: Digest,
     /// The component.
     pub bytes: Bytes,
+}
+
+/// A call of a plugin to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCase {
+    /// The version.
+    pub plugin: VersionNo,
+    /// When it was called.
+    pub at: Time,
+    /// What was called, such as `render`.
+    pub call: String,
+    /// How it failed, such as `plugin-trap`; `None` for one that was sampled.
+    pub code: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// Whether personal data was taken out.
+    pub masked: bool,
+    /// Whether the case came to the same when it was kept.
+    pub reproduces: bool,
+    /// Whether nothing of it was cut.
+    pub complete: bool,
+    /// The case, JSON.
+    pub case: String,
+}
+
+/// A call of a plugin that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptCase {
+    /// Its number.
+    pub id: i64,
+    /// The plugin's name.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// sha256 of the version's bytes.
+    pub digest: Digest,
+    /// What was kept; `case` is empty in listings.
+    pub kept: NewCase,
 }
 
 /// What storing a plugin version came to.
@@ -491,12 +547,75 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `Conflict` when the name and version are taken by other bytes, or the name by another kind.
     async fn put_plugin(&self, new: &NewPluginVersion, activate: bool, now: Time) -> Result<Stored>;
-    /// Makes a version the active one of its name; `None` when there is no such version.
-    async fn activate_plugin(&self, name: &str, version: &str, now: Time) -> Result<Option<PluginVersion>>;
+    /// Makes a version the active one of its name, and ends the rollout that is running; `None` when there is no such version.
+    ///
+    /// # Errors
+    /// `Conflict` when it is in quarantine and not forced.
+    async fn activate_plugin(
+        &self,
+        name: &str,
+        version: &str,
+        change: &Change<'_>,
+        now: Time,
+    ) -> Result<Option<PluginVersion>>;
+    /// Makes the version active that was so before the active one, leaving out those in quarantine, and ends the rollout that
+    /// is running; `None` when there is no such plugin.
+    ///
+    /// # Errors
+    /// `Conflict` when there is none before.
+    async fn rollback_plugin(&self, name: &str, actor: &str, reason: &str, now: Time) -> Result<Option<PluginVersion>>;
+    /// The last changes of a plugin's active version, newest first.
+    async fn plugin_history(&self, name: &str, limit: u32) -> Result<Vec<StableRow>>;
     /// Every version of every plugin: by name, newest first.
     async fn plugins(&self) -> Result<Vec<PluginVersion>>;
     /// The bytes of a version.
     async fn plugin_bytes(&self, no: VersionNo) -> Result<Option<Bytes>>;
+    /// Keeps a call. Of those that failed and of those that were sampled, the newest `keep` of a version stay each.
+    async fn put_case(&self, new: &NewCase, keep: u32) -> Result<()>;
+    /// Calls of a plugin that were kept, newest first, without what they were made with.
+    async fn cases(&self, plugin: &str, cursor: Option<i64>, limit: u32) -> Result<Page<KeptCase, i64>>;
+    /// One of them, whole.
+    async fn case(&self, plugin: &str, id: i64) -> Result<Option<KeptCase>>;
+    /// Removes up to `limit` calls kept before `before`; returns how many went.
+    async fn prune_cases(&self, before: Time, limit: u32) -> Result<u64>;
+
+    // ---- rollouts ----
+
+    /// Begins to try a version against the active one; `None` when there is no such version.
+    ///
+    /// # Errors
+    /// `Conflict` when a rollout of the plugin is running, it has no other active version, or the version is in quarantine
+    /// and not forced.
+    async fn start_rollout(
+        &self,
+        name: &str,
+        version: &str,
+        spec: &RolloutSpec,
+        force: bool,
+        actor: &str,
+        now: Time,
+    ) -> Result<Option<Rollout>>;
+    /// Ends a rollout with everything that follows, all or nothing; `None` when it is not running (any more).
+    async fn end_rollout(
+        &self,
+        no: RolloutNo,
+        ending: &Ending,
+        actor: &str,
+        reason: &str,
+        now: Time,
+    ) -> Result<Option<Rollout>>;
+    /// The last rollouts of a plugin, newest first.
+    async fn rollouts(&self, name: &str, limit: u32) -> Result<Vec<Rollout>>;
+    /// The rollouts that are running: at most one for each plugin.
+    async fn running_rollouts(&self) -> Result<Vec<Rollout>>;
+    /// Writes what a server has seen of rollouts since it began to look: in place of what it wrote before.
+    async fn put_rollout_counts(&self, host: HostId, counts: &[(RolloutNo, RolloutCounts)]) -> Result<()>;
+    /// What all servers have seen of each of these rollouts together.
+    async fn rollout_counts(&self, nos: &[RolloutNo]) -> Result<Vec<(RolloutNo, RolloutCounts)>>;
+    /// Adds what was found, and removes all but the newest ones of each of these rollouts.
+    async fn add_findings(&self, findings: &[(RolloutNo, Finding)]) -> Result<()>;
+    /// What was found of a rollout, newest first.
+    async fn findings(&self, no: RolloutNo, limit: u32) -> Result<Vec<Finding>>;
 
     // ---- campaigns and runs ----
 

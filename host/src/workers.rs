@@ -15,6 +15,7 @@ pub mod leases;
 pub mod orphans;
 pub mod pacing;
 pub mod session;
+pub mod shadow;
 pub mod turns;
 pub mod verdict;
 
@@ -39,6 +40,7 @@ use crate::workers::breakers::Breakers;
 use crate::workers::due::Due;
 use crate::workers::leases::Leases;
 use crate::workers::session::Session;
+use crate::workers::shadow::Shadows;
 use crate::workers::turns::{BACKLOG, Lazy, Turn};
 use crate::workers::verdict::Consequence;
 
@@ -85,6 +87,7 @@ impl Pool {
             leases: Arc::default(),
             egress,
             accounts: accounts::AccountStates::default(),
+            shadows: Shadows::new(core.clone()),
         };
         Self {
             breakers: Breakers::new(core.clone()),

@@ -190,7 +190,7 @@ impl Started {
 
     /// A claim.
     pub fn claim(&self, message: MessageId, device: DeviceNo, token: i64) -> Claim {
-        Claim { message, device, channel: "sms".into(), token, versions: self.versions }
+        Claim { message, device, channel: "sms".into(), token, versions: self.versions, uncertainty: Duration::ZERO }
     }
 
     /// What a device's queue is filled with.

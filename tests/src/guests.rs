@@ -1,5 +1,5 @@
-//! Components made from a few lines of WAT: a core module in the shape that `wit-bindgen` gives its guests, made a component. And
-//! where those are that were built of the examples.
+//! Components made from a few lines of WAT: a core module in the shape that `wit-bindgen` gives its guests, made a component; or
+//! left a core module, with the types that `wit-bindgen` adds. And where those are that were built of the examples.
 
 use std::path::PathBuf;
 
@@ -69,12 +69,17 @@ pub fn writing(name: &str, body: &str) -> Bytes {
 
 /// A sender whose `start` and `resume` have these bodies.
 pub fn sender(name: &str, start: &str, resume: &str) -> Bytes {
+    sender_of(name, "1.0.0", start, resume)
+}
+
+/// A sender of this version whose `start` and `resume` have these bodies.
+pub fn sender_of(name: &str, version: &str, start: &str, resume: &str) -> Bytes {
     let functions = format!(
         r#"(func (export "carillon:plugin/sender@1.0.0#start") (param i32) (result i32) {start})
            (func (export "carillon:plugin/sender@1.0.0#resume")
              (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {resume})"#
     );
-    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/sender.wat"), &functions)
+    component(&[name, version, "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/sender.wat"), &functions)
 }
 
 /// A sender whose `start` asks for this request: method, URL, headers, and a body of text.
@@ -123,13 +128,58 @@ fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> (St
 
 /// A template whose `render` and `variables` have these bodies.
 pub fn template(name: &str, render: &str, variables: &str) -> Bytes {
-    let functions = format!(
+    let functions = render_and_variables(render, variables);
+    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/template.wat"), &functions)
+}
+
+fn render_and_variables(render: &str, variables: &str) -> String {
+    format!(
         r#"(func (export "carillon:plugin/template@1.0.0#render")
              (param i32 i32 f64 i32 i32 i32) (result i32) {render})
            (func (export "carillon:plugin/template@1.0.0#variables")
              (param i32 i32 f64 i32) (result i32) {variables})"#
+    )
+}
+
+/// A template of this name and version that says both, as in `greet1.0.0`, after a body that may do something else first; its local
+/// 3 is the call's random number.
+pub fn saying(name: &str, version: &str, first: &str) -> Bytes {
+    let element = SCRATCH + 64;
+    let length = name.len() + version.len();
+    let functions = format!(
+        r#"(func (export "carillon:plugin/template@1.0.0#render")
+             (param i32 i32 f64 i32 i32 i32) (result i32) {first}
+             (i32.store8 (i32.const {SCRATCH}) (i32.const 0))
+             (i32.store (i32.const {}) (i32.const {element}))
+             (i32.store (i32.const {}) (i32.const 1))
+             (i32.store8 (i32.const {element}) (i32.const 0))
+             (i32.store (i32.const {}) (i32.const 2048))
+             (i32.store (i32.const {}) (i32.const {length}))
+             (i32.const {SCRATCH}))
+           (func (export "carillon:plugin/template@1.0.0#variables") (param i32 i32 f64 i32) (result i32)
+             (i32.store8 (i32.const {SCRATCH}) (i32.const 0))
+             (i32.store (i32.const {}) (i32.const {element}))
+             (i32.store (i32.const {}) (i32.const 0))
+             (i32.const {SCRATCH}))"#,
+        SCRATCH + 4,
+        SCRATCH + 8,
+        element + 4,
+        element + 8,
+        SCRATCH + 4,
+        SCRATCH + 8,
     );
-    component(&[name, "1.0.0", "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/template.wat"), &functions)
+    component(&[name, version, "Greets.", OBJECT, ""], DESCRIBED, include_str!("guests/template.wat"), &functions)
+}
+
+/// A sender of this name and version that asks for this request, and crashes when it is answered.
+pub fn asking_once(name: &str, version: &str, method: &str, url: &str, body: &str) -> Bytes {
+    let (request, data) = request(method, url, &[], body);
+    sender_of(name, version, &format!("{request}) {data} (func"), "unreachable")
+}
+
+/// A body that crashes one call in `n`, by the call's random number.
+pub fn crashing_once_in(n: u32) -> String {
+    format!("(if (i32.eqz (i32.rem_u (local.get 3) (i32.const {n}))) (then unreachable))")
 }
 
 /// Where bodies may write: below the strings, above nothing.
@@ -147,6 +197,45 @@ fn escape(bytes: &[u8]) -> String {
 }
 
 fn component(texts: &[&str; 5], describe: &str, world: &str, functions: &str) -> Bytes {
+    let imports = if world.contains("(with \"wasi\"") {
+        r#"(import "wasi" "write" (func $write-bytes (param i32 i32 i32 i32)))
+           (import "wasi" "get-stdout" (func $stdout (result i32)))"#
+    } else {
+        ""
+    };
+    let module = format!("(core module $main {})", fields(texts, describe, imports, functions));
+    wat::parse_str(world.replace(";; MODULE", &module)).unwrap().into()
+}
+
+/// A core module with the types of a world: what a compiler makes before a component linker has seen it. `wit` is the contract
+/// that its author had.
+fn typed(wit: &str, world: &str, fields: &str) -> Bytes {
+    let mut module = wat::parse_str(format!("(module {fields})")).unwrap();
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_source("plugin.wit", wit).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
+    let utf8 = wit_component::StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, utf8).unwrap();
+    module.into()
+}
+
+/// The contract as it is.
+pub const WIT: &str = include_str!("../../wit/plugin.wit");
+
+/// A delay strategy as a core module that has these imports.
+pub fn delay_module(name: &str, imports: &str, body: &str) -> Bytes {
+    let texts = [name, "1.0.0", "A core module.", OBJECT, ""];
+    typed(WIT, "delay-strategy", &fields(&texts, DESCRIBED, imports, &next_delay(body)))
+}
+
+/// A template as a core module whose author had another contract.
+pub fn template_module(wit: &str, imports: &str, render: &str, variables: &str) -> Bytes {
+    let texts = ["other", "1.0.0", "Of another contract.", OBJECT, ""];
+    typed(wit, "message-template", &fields(&texts, DESCRIBED, imports, &render_and_variables(render, variables)))
+}
+
+/// What is in the core module of every guest.
+fn fields(texts: &[&str; 5], describe: &str, imports: &str, functions: &str) -> String {
     let (mut record, mut strings, mut at) = (Vec::new(), Vec::new(), 2048u32);
     for text in texts {
         record.extend([at.to_le_bytes(), u32::try_from(text.len()).unwrap().to_le_bytes()].concat());
@@ -156,15 +245,8 @@ fn component(texts: &[&str; 5], describe: &str, world: &str, functions: &str) ->
     // Three empty lists, which still have a place.
     let at = at.next_multiple_of(4);
     record.extend([at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4]].concat());
-    let imports = if world.contains("(with \"wasi\"") {
-        r#"(import "wasi" "write" (func $write-bytes (param i32 i32 i32 i32)))
-           (import "wasi" "get-stdout" (func $stdout (result i32)))"#
-    } else {
-        ""
-    };
-    let module = format!(
-        r#"(core module $main
-          {imports}
+    format!(
+        r#"{imports}
           (memory (export "memory") 2)
           (global $heap (mut i32) (i32.const 8192))
           (data (i32.const {RECORD}) "{}")
@@ -174,9 +256,8 @@ fn component(texts: &[&str; 5], describe: &str, world: &str, functions: &str) ->
             (global.set $heap (i32.add (local.get 4) (local.get 3)))
             (local.get 4))
           (func (export "carillon:plugin/describe@1.0.0#get") (result i32) {describe})
-          {functions})"#,
+          {functions}"#,
         escape(&record),
         escape(&strings),
-    );
-    wat::parse_str(world.replace(";; MODULE", &module)).unwrap().into()
+    )
 }

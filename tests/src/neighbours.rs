@@ -21,6 +21,8 @@ use crate::wait::eventually;
 pub struct Plan {
     /// How long each window is.
     pub window: Duration,
+    /// How often each row is measured.
+    pub rounds: usize,
     /// Devices of the good campaign.
     pub devices: usize,
     /// The good campaign's share of what the machine can, above 0 and at most 1.
@@ -34,18 +36,17 @@ pub struct Plan {
 pub struct Effect {
     /// The row.
     pub row: &'static str,
-    /// Messages a second of the good campaign in the clean windows before and after.
-    pub clean: f64,
-    /// Messages a second meanwhile.
-    pub beside: f64,
+    /// What it cost the good campaign in each round, in percent, the lowest first: messages a second beside it against those in
+    /// the clean windows before and after. Less than 0: nothing that can be told from noise.
+    pub costs: Vec<f64>,
     /// How often it was uploaded, or its campaign was paused by the server.
     pub times: usize,
 }
 
 impl Effect {
-    /// What it cost the good campaign, in percent; less than 0: nothing that can be told from noise.
+    /// The median of the rounds.
     pub fn cost(&self) -> f64 {
-        (1.0 - self.beside / self.clean) * 100.0
+        self.costs[self.costs.len() / 2]
     }
 }
 
@@ -55,7 +56,9 @@ const VICTIMS: usize = 3_000;
 /// How long the machine is measured.
 const CALIBRATION: Duration = Duration::from_secs(10);
 /// Compiling ends within a window.
-const COMPILE_S: &str = "5";
+const COMPILE_S: &str = "3";
+/// Between one upload and the next.
+const REST: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 struct World {
@@ -81,22 +84,31 @@ pub async fn measure(plan: &Plan, tell: impl Fn(String)) -> Vec<Effect> {
     let rate = most * plan.share;
     let delay_ms = plan.devices as f64 / rate * 1000.0;
     tell(format!("the machine sends {most:.0}/s; the campaign is paced at {rate:.0}/s"));
-    let windows = 2 * harms.len() + 4;
-    let seconds = plan.window.as_secs_f64() * windows as f64 + 30.0 + 6.0 * harms.len() as f64;
+    let turns = (harms.len() * plan.rounds) as f64;
+    let seconds = plan.window.as_secs_f64() * (2.0 * turns + 4.0) + 30.0 + 6.0 * turns;
     world.audience("customers", (rate * seconds * 1.2) as usize).await;
     let good = world.launch("good", "customers", "good", delay_ms, None).await;
     world.until(&good, |campaign| campaign["status"] == "running").await;
     sleep(Duration::from_secs(5)).await;
 
-    let mut clean = vec![world.window(&good, plan.window).await];
+    let mut before = world.window(&good, plan.window).await;
     let mut out = Vec::new();
     for harm in &harms {
-        let (beside, times) = world.suffer(&good, harm, plan.window).await;
-        sleep(Duration::from_secs(1)).await;
-        clean.push(world.window(&good, plan.window).await);
-        let around: f64 = clean.iter().rev().take(2).sum::<f64>() / 2.0;
-        let effect = Effect { row: harm.row, clean: around, beside, times };
-        tell(format!("{:>6.1} % {:>7.0}/s {:>7.0}/s {:>6} {}", effect.cost(), around, beside, times, harm.row));
+        let mut effect = Effect { row: harm.row, costs: Vec::new(), times: 0 };
+        let mut clean = 0.0;
+        for _ in 0..plan.rounds {
+            let (beside, times) = world.suffer(&good, harm, plan.window).await;
+            sleep(Duration::from_secs(1)).await;
+            let after = world.window(&good, plan.window).await;
+            clean = f64::midpoint(before, after);
+            before = after;
+            effect.costs.push((1.0 - beside / clean) * 100.0);
+            effect.times += times;
+        }
+        effect.costs.sort_by(f64::total_cmp);
+        let (least, most) = (effect.costs[0], effect.costs[effect.costs.len() - 1]);
+        let (cost, times) = (effect.cost(), effect.times);
+        tell(format!("{cost:>6.1} % {least:>6.1} {most:>6.1} {clean:>7.0}/s {times:>6} {}", harm.row));
         out.push(effect);
     }
     let view = world.server.get(&format!("/api/v1/campaigns/{good}")).await;
@@ -184,6 +196,8 @@ impl World {
                     while Instant::now() < end {
                         upload(&client, "", bytes.clone()).await;
                         times += 1;
+                        // Who uploads is on this machine, too: without a rest it would be measured, and not the server.
+                        sleep(REST).await;
                     }
                     times
                 });

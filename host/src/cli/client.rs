@@ -86,9 +86,11 @@ impl Api {
         let answer = self.call(method, path, content_type, body).await?;
         match answer.status {
             200..300 => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
-            status @ (400..500) => {
-                Err(bad_input(format!("the server refused it ({status}): {}", problem(&answer.body))))
-            }
+            status @ (400..500) => Err(bad_input(format!(
+                "the server refused it ({status}): {}{}",
+                problem(&answer.body),
+                items(&answer.body)
+            ))),
             status => bail!("the server failed ({status}): {}", problem(&answer.body)),
         }
     }
@@ -125,6 +127,17 @@ pub fn problem(body: &[u8]) -> String {
         (title, detail) if title.is_empty() => detail,
         (title, detail) => format!("{title}: {detail}"),
     }
+}
+
+/// What a problem+json answer says of each item of a component, one a line; of fields its detail says it all.
+fn items(body: &[u8]) -> String {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    if !text(&problem, "type").starts_with("urn:carillon:problem:plugin-") {
+        return String::new();
+    }
+    let items = problem.get("errors").and_then(Value::as_array).into_iter().flatten();
+    items.map(|item| format!("\n  {}: {}", text(item, "field"), text(item, "problem"))).collect()
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ async fn replace_template(driver: &Driver, view: &CampaignView, progress: &Progr
 /// What the active version of the template makes of the first recipient.
 async fn sample(driver: &Driver, view: &CampaignView) -> anyhow::Result<String> {
     let core = driver.core();
-    core.plugins.reload(&*core.store).await?;
+    core.plugins.reload(&*core.store, core.clock.now()).await?;
     let plugin = core.plugins.resolve(TEMPLATE, None).context("the template plugin is gone")?;
     let audience = core.store.audience(&view.spec.audience).await?.context("the audience is gone")?;
     let contacts = core.store.contacts(audience.no, 0, 1).await?;

@@ -24,6 +24,7 @@ use crate::lifecycle;
 use crate::message::{Counts, MessageRow, MessageStatus};
 use crate::operations::audiences::{self, Format, ImportReport};
 use crate::operations::campaigns::{self, CampaignView};
+use crate::operations::rollouts::{self, Activation};
 use crate::operations::{Actor, devices, plugins};
 use crate::store::PluginVersion;
 
@@ -129,13 +130,14 @@ impl Driver {
 
     /// Uploads a plugin.
     pub async fn upload(&self, bytes: Bytes) -> anyhow::Result<PluginVersion> {
-        let (version, ..) = plugins::upload(self.core(), &self.actor, bytes, Some(false)).await.map_err(from_op)?;
+        let (version, ..) =
+            plugins::upload(self.core(), &self.actor, bytes, Some(false), None).await.map_err(from_op)?;
         Ok(version)
     }
 
     /// Makes a plugin's version the active one.
     pub async fn activate(&self, name: &str, version: &str) -> anyhow::Result<()> {
-        plugins::activate(self.core(), &self.actor, name, version).await.map_err(from_op)?;
+        rollouts::activate(self.core(), &self.actor, name, version, Activation::default()).await.map_err(from_op)?;
         Ok(())
     }
 

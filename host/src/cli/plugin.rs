@@ -1,10 +1,14 @@
-//! `carillon plugin new|check|push`: a plugin to begin with; what an upload checks, before the upload; and the upload.
+//! `carillon plugin`: a plugin to begin with; what an upload checks, before the upload; a call with a case; the upload; and which
+//! version is used.
 
+mod cases;
 mod new;
-mod sample;
+mod rollout;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,18 +16,34 @@ use serde_json::Value;
 
 use super::bad_input;
 use super::client::Server;
-use crate::id::VersionNo;
-use crate::plugins::{Inspected, PluginHost, PluginLimits, Refusal};
+use crate::case::sample::{Warning, self_check, timing};
+use crate::plugins::{Inspected, Plugin, PluginHost, PluginLimits, Refusal};
 
 /// What to do with a plugin.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a folder with a new plugin in it, ready to be built.
     New(new::New),
-    /// Check a component as an upload would: world, imports, limits, description, and how long a call takes.
+    /// Check a component, or a core module with its types, as an upload would: world, imports, limits, description, calls with
+    /// invented messages, and how long a call takes.
     Check(Check),
+    /// Call a component once, with what a case says (JSON), and print what came of it.
+    Run(cases::Run),
+    /// Call a component with each case of a folder, and compare with what the case expects: a line per case, exit 1 if one
+    /// fails.
+    Test(cases::Test),
+    /// Make a call again that a server kept because it failed (or sampled), and print what came of it; exit 1 if that is not
+    /// what it was.
+    Replay(cases::Replay),
     /// Upload a component to a server.
     Push(Push),
+    /// Build, check, upload and activate whenever the sources change: for a server that one develops against.
+    Watch(watch::Watch),
+    /// Try versions before they are trusted.
+    #[command(subcommand)]
+    Rollout(rollout::Command),
+    /// Go back to the version that was active before.
+    Rollback(rollout::Rollback),
 }
 
 /// What is checked.
@@ -56,7 +76,13 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::New(args) => new::run(&args),
         Command::Check(args) => check(args).await,
+        Command::Run(args) => cases::run(args).await,
+        Command::Test(args) => cases::test(args).await,
+        Command::Replay(args) => cases::replay(args).await,
         Command::Push(args) => push(args).await,
+        Command::Watch(args) => watch::watch(args).await,
+        Command::Rollout(command) => rollout::run(command).await,
+        Command::Rollback(args) => rollout::rollback(args).await,
     }
 }
 
@@ -64,15 +90,22 @@ fn read(path: &Path) -> anyhow::Result<Bytes> {
     std::fs::read(path).map(Bytes::from).map_err(|error| bad_input(format!("{}: {error}", path.display())))
 }
 
-async fn check(args: Check) -> anyhow::Result<ExitCode> {
-    let bytes = read(&args.file)?;
-    let refused = |refusal: Refusal| bad_input(format!("{}: {}: {refusal}", args.file.display(), refusal.code));
+/// The plugin in a file, as an upload would see it.
+async fn load(path: &Path) -> anyhow::Result<(Inspected, Arc<Plugin>)> {
+    let bytes = read(path)?;
     let host = PluginHost::new(PluginLimits::default(), None)?;
-    let Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, .. } =
-        host.inspect(bytes.clone()).await.map_err(refused)?;
-    let plugin = host.load(VersionNo(0), kind, digest, info.clone(), bytes).await.map_err(refused)?;
+    host.inspect_and_load(bytes).await.map_err(|refusal: Refusal| {
+        let items = refusal.misfits.iter().map(|misfit| format!("\n  {}: {}", misfit.item, misfit.problem));
+        bad_input(format!("{}: {}: {refusal}{}", path.display(), refusal.code, items.collect::<String>()))
+    })
+}
+
+async fn check(args: Check) -> anyhow::Result<ExitCode> {
+    let (inspected, plugin) = load(&args.file).await?;
+    let Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, .. } = inspected;
+    let warnings = self_check(&plugin).await;
     let sample = match plugin.check_config(&args.config) {
-        Ok(()) => sample::call(&plugin, &args.config).await.map_err(|fault| fault.to_string()),
+        Ok(()) => timing(&plugin, &args.config).await.map_err(|fault| fault.to_string()),
         Err(problems) => Err(format!("the schema refuses the configuration: {}", problems.join("; "))),
     };
     if args.json {
@@ -84,7 +117,7 @@ async fn check(args: Check) -> anyhow::Result<ExitCode> {
         let report = serde_json::json!({
             "kind": kind, "info": info, "imports": imports, "digest": digest, "bytes": size, "compile_ms": compile_ms,
             "instantiate_us": instantiate_us, "first_call_us": first_call_us, "call_us": call_us,
-            "call_problem": call_problem,
+            "call_problem": call_problem, "warnings": warnings,
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
@@ -100,7 +133,14 @@ async fn check(args: Check) -> anyhow::Result<ExitCode> {
         }
         Err(problem) => println!("  not called with {}: {problem} (give another --config)", args.config),
     }
+    print_warnings(&warnings);
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_warnings(warnings: &[Warning]) {
+    for warning in warnings {
+        println!("  warning   {}: {}", warning.code, warning.detail);
+    }
 }
 
 async fn push(args: Push) -> anyhow::Result<ExitCode> {
@@ -110,6 +150,10 @@ async fn push(args: Push) -> anyhow::Result<ExitCode> {
     let text = |field: &str| uploaded.get(field).and_then(Value::as_str).unwrap_or_default();
     let (name, version) = (text("name"), text("version"));
     println!("{name} {version} ({}) uploaded, sha256 {}", text("kind"), text("digest"));
+    for warning in uploaded.pointer("/report/warnings").and_then(Value::as_array).into_iter().flatten() {
+        let text = |field: &str| warning.get(field).and_then(Value::as_str).unwrap_or_default();
+        println!("  warning   {}: {}", text("code"), text("detail"));
+    }
     if args.activate {
         let path = format!("/api/v1/plugins/{name}/activate");
         let body = serde_json::json!({"version": version}).to_string();

@@ -60,11 +60,14 @@ pub fn request(bytes: &[u8]) {
     if let Ok(ip) = host.parse() {
         address::refusal(ip);
     }
+    let theirs = (uri.scheme_str() == Some("https") && host == "api.example.com")
+        || (host == "gateway.lan" && uri.port_u16() == Some(8080));
+    // The value has only letters that stand in a path as they are.
+    assert!(theirs || !shows(uri.path().as_bytes()));
+    assert!(!uri.query().is_some_and(|query| shows(query.as_bytes())));
     for (name, value) in built.headers() {
         assert!(!matches!(name.as_str(), "host" | "connection" | "transfer-encoding" | "upgrade" | "te"));
         assert!(value.as_bytes().iter().all(|b| *b == b'\t' || (*b >= b' ' && *b != 0x7f)));
-        let theirs = (uri.scheme_str() == Some("https") && host == "api.example.com")
-            || (host == "gateway.lan" && uri.port_u16() == Some(8080));
         assert!(theirs || !shows(value.as_bytes()));
     }
     assert!(built.headers().get_all("content-length").iter().all(|length| length == "0"));

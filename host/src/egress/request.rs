@@ -1,6 +1,7 @@
 //! From what a plugin wrote to a request that may leave: every rule about its form is here.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -43,7 +44,7 @@ pub(super) enum Refused {
     Scheme,
     #[error("the URL has a user name or password; use a header with a secret")]
     Userinfo,
-    #[error("the URL has a secret; secrets are replaced in header values only")]
+    #[error("the URL has a secret outside of its path; secrets are replaced in the path and in header values only")]
     SecretInUrl,
     #[error("the method must be GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS")]
     Method,
@@ -59,12 +60,30 @@ pub(super) enum Refused {
     OwnHeader(HeaderName),
     #[error("header {0} has characters that are not allowed in HTTP, such as a line break")]
     HeaderValue(HeaderName),
-    #[error("header {0} has a secret placeholder that cannot be read; it is {{{{secret:NAME}}}}")]
-    Placeholder(HeaderName),
+    #[error("{0} has a secret placeholder that cannot be read; it is {{{{secret:NAME}}}}")]
+    Placeholder(Place),
     #[error("secret {name} is not granted to host {host}")]
     Secret { name: String, host: String },
     #[error("secret {name} is not sent to {host} over http; use https, or grant the host with --allow-egress")]
     PlainSecret { name: String, host: String },
+}
+
+/// Where a placeholder stands.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// The URL's path.
+    Path,
+    /// A header's value.
+    Header(HeaderName),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path => f.write_str("the URL's path"),
+            Self::Header(name) => write!(f, "header {name}"),
+        }
+    }
 }
 
 /// Where a request goes.
@@ -77,7 +96,7 @@ pub(super) enum Target {
 
 /// A server, and what is asked of it.
 pub(super) struct HttpTarget {
-    /// The URL with its host in one spelling and nothing but scheme, host, port, path and query.
+    /// The URL with its host in one spelling and nothing but scheme, host, port, path and query; secrets are not filled in yet.
     uri: Uri,
     /// See [`canonical_host`].
     pub(super) host: String,
@@ -93,14 +112,16 @@ pub(super) fn check(policy: &EgressPolicy, request: &EgressRequest) -> Result<Ta
     if request.url.len() > MAX_URL_BYTES {
         return Err(Refused::LongUrl);
     }
-    if request.url.contains(SECRET) {
-        return Err(Refused::SecretInUrl);
-    }
+    let secrets = request.url.matches(SECRET).count();
     // A connector's URL is opaque: it need not have the form of a web address.
     if request.url.starts_with("simulator:") {
-        return Ok(Target::Simulator);
+        return if secrets == 0 { Ok(Target::Simulator) } else { Err(Refused::SecretInUrl) };
     }
-    let uri: Uri = request.url.parse().map_err(|_| Refused::Url)?;
+    let uri: Uri = request.url.parse().map_err(|_| if secrets == 0 { Refused::Url } else { Refused::SecretInUrl })?;
+    // A query ends up in the logs of servers and proxies, and a fragment does not leave at all.
+    if uri.path().matches(SECRET).count() != secrets {
+        return Err(Refused::SecretInUrl);
+    }
     let (https, default_port) = match uri.scheme_str() {
         Some("https") => (true, 443),
         Some("http") => (false, 80),
@@ -169,7 +190,7 @@ pub(super) fn build(
         if OWN_HEADERS.contains(&name.as_str()) {
             return Err(Refused::OwnHeader(name));
         }
-        let filled = fill(policy, &target, &name, text)?;
+        let filled = fill(policy, &target, &Place::Header(name.clone()), text)?;
         bytes = bytes.saturating_add(name.as_str().len()).saturating_add(filled.len());
         if bytes > policy.max_header_bytes {
             return Err(Refused::LongHeaders(policy.max_header_bytes));
@@ -186,17 +207,33 @@ pub(super) fn build(
             headers.append(name, value);
         }
     }
-    *built.uri_mut() = target.uri;
+    let path = match fill(policy, &target, &Place::Path, target.uri.path())? {
+        Cow::Owned(filled) => Some(filled),
+        Cow::Borrowed(_) => None,
+    };
+    *built.uri_mut() = match path {
+        Some(path) => with_path(target.uri, path)?,
+        None => target.uri,
+    };
     Ok(built)
 }
 
-/// Puts secrets in the place of their names.
-fn fill<'a>(
-    policy: &EgressPolicy,
-    target: &HttpTarget,
-    header: &HeaderName,
-    text: &'a str,
-) -> Result<Cow<'a, str>, Refused> {
+/// The same URL with another path.
+fn with_path(uri: Uri, mut path: String) -> Result<Uri, Refused> {
+    if let Some(query) = uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    if path.len() > MAX_URL_BYTES {
+        return Err(Refused::LongUrl);
+    }
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(path.parse().map_err(|_| Refused::Url)?);
+    Uri::from_parts(parts).map_err(|_| Refused::Url)
+}
+
+/// Puts secrets in the place of their names; in a path percent-encoded, so that a value stays within its segment.
+fn fill<'a>(policy: &EgressPolicy, target: &HttpTarget, place: &Place, text: &'a str) -> Result<Cow<'a, str>, Refused> {
     let Some((before, mut rest)) = text.split_once(SECRET) else {
         return Ok(Cow::Borrowed(text));
     };
@@ -205,7 +242,7 @@ fn fill<'a>(
         let (name, after) = rest
             .split_once("}}")
             .filter(|(name, _)| is_secret_name(name))
-            .ok_or_else(|| Refused::Placeholder(header.clone()))?;
+            .ok_or_else(|| Refused::Placeholder(place.clone()))?;
         let (name, host) = (name.to_owned(), target.host.clone());
         let Some(value) = policy.secret(&name, &host, target.port) else {
             return Err(Refused::Secret { name, host });
@@ -214,7 +251,10 @@ fn fill<'a>(
         if !target.https && !policy.grants(&host, target.port) {
             return Err(Refused::PlainSecret { name, host });
         }
-        filled.push_str(value);
+        match place {
+            Place::Path => push_encoded(&mut filled, value),
+            Place::Header(_) => filled.push_str(value),
+        }
         match after.split_once(SECRET) {
             Some((between, next)) => {
                 filled.push_str(between);
@@ -224,6 +264,19 @@ fn fill<'a>(
                 filled.push_str(after);
                 return Ok(Cow::Owned(filled));
             }
+        }
+    }
+}
+
+/// Adds a text as a part of a path's segment: what RFC 3986 allows there stays as it is (a bot's token has a colon), everything
+/// else is percent-encoded.
+fn push_encoded(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(out, "%{byte:02X}");
         }
     }
 }

@@ -49,8 +49,8 @@ impl Server {
         Self { address, connections, task }
     }
 
-    /// An HTTP server: `/echo` repeats the request's headers and body, `/elsewhere` redirects, `/large` is large,
-    /// `/endless` is large without saying so first, `/silent` never answers.
+    /// An HTTP server: `/echo…` repeats the request's line, headers and body, `/elsewhere` redirects, `/large` is large,
+    /// `/endless` is large without saying so first, `/silent…` never answers.
     async fn http() -> Self {
         Self::raw(|stream, _| async move {
             let service =
@@ -78,7 +78,7 @@ async fn site(request: Request<Incoming>) -> Reply {
         reply
     };
     match request.uri().path() {
-        "/echo" => {
+        path if path.starts_with("/echo") => {
             let mut said = format!("{} {}\n", request.method(), request.uri());
             for (name, value) in request.headers() {
                 said += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
@@ -97,7 +97,7 @@ async fn site(request: Request<Incoming>) -> Reply {
             let chunks = (0..50).map(|_| Ok(hyper::body::Frame::data(Bytes::from(vec![b'x'; 100]))));
             Response::new(http_body_util::StreamBody::new(futures::stream::iter(chunks)).boxed())
         }
-        "/silent" => std::future::pending().await,
+        path if path.starts_with("/silent") => std::future::pending().await,
         _ => reply(StatusCode::NOT_FOUND, Bytes::new()),
     }
 }
@@ -480,7 +480,12 @@ async fn urls_and_methods_are_checked() {
         ("https://api.example.com:99999/", "cannot be read"),
         ("https://api.exa mple.com/", "cannot be read"),
         ("https://api.example.com/\r\nx: y", "cannot be read"),
-        ("https://api.example.com/bot{{secret:TOKEN}}/send", "header values only"),
+        ("https://api.example.com/send?key={{secret:TOKEN}}", "outside of its path"),
+        ("https://api.example.com/{{secret:TOKEN}}?key={{secret:TOKEN}}", "outside of its path"),
+        ("https://api.example.com/send#{{secret:TOKEN}}", "outside of its path"),
+        ("https://{{secret:TOKEN}}.example.com/send", "outside of its path"),
+        ("https://{{secret:TOKEN}}@api.example.com/send", "outside of its path"),
+        ("simulator:{{secret:TOKEN}}", "outside of its path"),
     ] {
         let why = not_sent(egress.send(post(url), SOON).await);
         assert!(why.contains(what), "{url:?}: {why}");
@@ -521,6 +526,55 @@ async fn secrets_go_to_their_host_only() {
 
     policy.allow.clear();
     let why = not_sent(Egress::new(policy).unwrap().send(with_header(&url, "x-key", "{{secret:TOKEN}}"), SOON).await);
+    assert!(why.contains("over http"), "{why}");
+}
+
+#[tokio::test]
+async fn a_secret_in_a_path_is_encoded_and_goes_to_its_host_only() {
+    let server = Server::http().await;
+    let secrets = ["TOKEN=123:hush-1@127.0.0.1", "ODD=hush/2?a=b#c%20 ..@127.0.0.1", "OTHER=hush-3@api.example.com"]
+        .map(|secret| Secret::parse(secret).unwrap());
+    let mut policy = EgressPolicy { secrets: secrets.to_vec(), ..server.grant() };
+    let egress = Egress::new(policy.clone()).unwrap();
+    for (path, arrived) in [
+        ("/echo/bot{{secret:TOKEN}}/send", "/echo/bot123:hush-1/send"),
+        ("/echo/{{secret:TOKEN}}/{{secret:TOKEN}}?q=%7B{1}", "/echo/123:hush-1/123:hush-1?q=%7B{1}"),
+        // Whatever its value, it is a part of one segment.
+        ("/echo/{{secret:ODD}}/x?q", "/echo/hush%2F2%3Fa=b%23c%2520%20../x?q"),
+        ("/echo/%7B%7Bsecret:TOKEN%7D%7D", "/echo/%7B%7Bsecret:TOKEN%7D%7D"),
+    ] {
+        let said = response(egress.send(post(&server.url(path)), SOON).await).body;
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.starts_with(&format!("POST {arrived}\n")), "{said}");
+    }
+    let long = format!("/echo{}{}", "/x".repeat(4000), "/{{secret:TOKEN}}".repeat(10));
+    let beyond = format!("/echo{}{}", "/x".repeat(4000), "/{{secret:ODD}}".repeat(10));
+    for (path, what) in [
+        ("/echo/{{secret:OTHER}}", "secret OTHER is not granted to host 127.0.0.1"),
+        ("/echo/{{secret:NONE}}", "secret NONE is not granted to host 127.0.0.1"),
+        ("/echo/{{secret:TOKEN", "the URL's path has a secret placeholder"),
+        ("/echo/{{secret:}}", "the URL's path has a secret placeholder"),
+        ("/echo/{{secret:A/B}}", "the URL's path has a secret placeholder"),
+        (long.as_str(), "more than 8192 bytes"),
+        (beyond.as_str(), "more than 8192 bytes"),
+    ] {
+        let why = not_sent(egress.send(post(&server.url(path)), SOON).await);
+        assert!(why.contains(what) && !why.contains("hush") && !why.contains("/echo"), "{why}");
+    }
+    let elsewhere = not_sent(egress.send(post("https://evil.example.com/{{secret:TOKEN}}"), SOON).await);
+    assert!(elsewhere.contains("not granted to host evil.example.com"), "{elsewhere}");
+    // What goes wrong on the way shows neither the path nor what is in it.
+    let no_tls = server.url("/echo/{{secret:TOKEN}}").replace("http:", "https:");
+    let why = not_sent(egress.send(post(&no_tls), SOON).await);
+    assert!(why.contains("TLS failed") && !why.contains("hush") && !why.contains("/echo"), "{why}");
+    let mut silent = post(&server.url("/silent/{{secret:TOKEN}}"));
+    silent.timeout = Duration::from_millis(50);
+    let why = unanswered(egress.send(silent, SOON).await);
+    assert!(!why.contains("hush") && !why.contains("/silent"), "{why}");
+
+    policy.allow.clear();
+    let url = server.url("/echo/{{secret:TOKEN}}");
+    let why = not_sent(Egress::new(policy).unwrap().send(post(&url), SOON).await);
     assert!(why.contains("over http"), "{why}");
 }
 

@@ -144,6 +144,19 @@ impl<T: FromStr<Err: fmt::Display>, S: Send + Sync> FromRequestParts<S> for Id<T
     }
 }
 
+/// The two variable parts of a path.
+pub(super) struct Pair(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Pair {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::bad_request("the path is not valid UTF-8"))?;
+        Ok(Self(first, second))
+    }
+}
+
 /// The parameters after the question mark.
 pub(super) struct Query<T>(pub T);
 

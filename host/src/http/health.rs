@@ -108,6 +108,7 @@ pub(super) async fn metrics(State(core): State<Core>) -> Result<Response, Proble
         store: (core.store.statements(), core.store.errors()),
         queue: (core.queue.commands(), core.queue.errors()),
         plugins: &core.plugins.loaded(),
+        trials: &core.plugins.trials(),
         hosts: &core.hosts.read().clone(),
         now: core.clock.monotonic(),
     };

@@ -13,12 +13,15 @@ use crate::core::Core;
 use crate::id::Digest;
 use crate::operations::Actor;
 use crate::operations::plugins::{self, UploadReport};
+use crate::operations::rollouts::{self, Activation};
 use crate::plugin::PluginKind;
+use crate::rollout::{Mode, Quarantine};
 use crate::store::PluginVersion;
 
 use super::body::{self, Id, Json, Query};
 use super::page::Listing;
 use super::problem::Problem;
+use super::rollouts::RolloutView;
 
 pub(super) fn routes() -> OpenApiRouter<Core> {
     OpenApiRouter::new().routes(routes!(upload, list)).routes(routes!(show)).routes(routes!(activate))
@@ -26,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Core> {
 
 /// A version of a plugin.
 #[derive(Debug, Serialize, ToSchema)]
-struct Version {
+pub(super) struct Version {
     /// The plugin's name.
     name: String,
     /// Its semantic version.
@@ -58,6 +61,9 @@ struct Version {
     capabilities: std::collections::BTreeMap<String, String>,
     /// When it was uploaded.
     uploaded_at: Time,
+    /// Why it must not be used: it went wrong, and only `force` brings it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantine: Option<Quarantine>,
 }
 
 impl From<PluginVersion> for Version {
@@ -77,6 +83,7 @@ impl From<PluginVersion> for Version {
             secrets: v.info.secrets,
             capabilities: v.info.capabilities.into_iter().collect(),
             uploaded_at: v.uploaded_at,
+            quarantine: v.quarantine,
         }
     }
 }
@@ -94,11 +101,13 @@ struct Uploaded {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct UploadQuery {
-    /// Whether it becomes the active version; by default only if it is the first one of its name.
+    /// Whether it becomes the active version; by default only if it is the first one of its name and passes its self-check.
     activate: Option<bool>,
+    /// Added to the version that the plugin says of itself, as a pre-release: `dev.7` makes 1.2.0-dev.7 of 1.2.0.
+    suffix: Option<String>,
 }
 
-/// Upload a version: the body is the WebAssembly component.
+/// Upload a version: the body is a WebAssembly component, or a core module with the types that wit-bindgen adds.
 #[utoipa::path(post, path = "/plugins", tag = "plugins", security(("token" = ["plugins:write"])), params(UploadQuery),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses(
@@ -115,10 +124,11 @@ async fn upload(
 ) -> Result<(StatusCode, Json<Uploaded>), Problem> {
     let media = body::media_type(&headers);
     if body::is_json(&media) || media.starts_with("multipart/") || media.starts_with("text/") {
-        return Err(body::unsupported(&media, "the component's bytes as application/wasm"));
+        return Err(body::unsupported(&media, "the bytes of the component or module as application/wasm"));
     }
     let bytes = body::read(body, core.config.plugin_max_bytes).await?;
-    let (version, is_new, report) = plugins::upload(&core, &actor, bytes, query.activate).await?;
+    let (version, is_new, report) =
+        plugins::upload(&core, &actor, bytes, query.activate, query.suffix.as_deref()).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Uploaded { version: version.into(), report })))
 }
@@ -131,6 +141,15 @@ async fn list(State(core): State<Core>) -> Result<Json<Listing<Version>>, Proble
     Ok(Json(Listing { items, next_cursor: None }))
 }
 
+/// What follows which version.
+#[derive(Debug, Serialize, ToSchema)]
+struct Channels {
+    /// The active version.
+    stable: Option<String>,
+    /// The version that a rollout tries.
+    next: Option<String>,
+}
+
 /// A plugin with its versions.
 #[derive(Debug, Serialize, ToSchema)]
 struct PluginView {
@@ -140,6 +159,10 @@ struct PluginView {
     kind: PluginKind,
     /// The version used by campaigns that do not name one.
     active: Option<String>,
+    /// The same, and the version that is being tried.
+    channels: Channels,
+    /// The rollout that is running.
+    rollout: Option<RolloutView>,
     /// Its versions, newest first.
     versions: Vec<Version>,
 }
@@ -151,7 +174,15 @@ async fn show(State(core): State<Core>, Id(name): Id<String>) -> Result<Json<Plu
     let versions: Vec<_> = plugins::versions(&core, &name).await?.into_iter().map(Version::from).collect();
     let active = versions.iter().find(|v| v.active).map(|v| v.version.clone());
     let kind = versions.first().map_or(PluginKind::Template, |v| v.kind);
-    Ok(Json(PluginView { name, kind, active, versions }))
+    let mut rollout = None;
+    if let Some(running) = core.store.running_rollouts().await?.into_iter().find(|r| r.name == name) {
+        let counts = rollouts::counts(&core, running.no).await?;
+        rollout = Some((running.spec.mode, RolloutView::new(running, counts, core.clock.now())));
+    }
+    let next = rollout.as_ref().filter(|(mode, _)| *mode != Mode::Watch).map(|(_, view)| view.version.clone());
+    let channels = Channels { stable: active.clone(), next };
+    let rollout = rollout.map(|(_, view)| view);
+    Ok(Json(PluginView { name, kind, active, channels, rollout, versions }))
 }
 
 /// Which version becomes active.
@@ -160,6 +191,14 @@ async fn show(State(core): State<Core>, Id(name): Id<String>) -> Result<Json<Plu
 struct Activate {
     /// A semantic version that was uploaded.
     version: String,
+    /// For the history.
+    reason: Option<String>,
+    /// Whether a version in quarantine is activated all the same, which ends its quarantine.
+    #[serde(default)]
+    force: bool,
+    /// How long it is watched, in milliseconds: should it crash, hang or answer what is not allowed meanwhile, the version before
+    /// comes back by itself. As the settings say when absent (10 minutes), not at all when 0.
+    watch_ms: Option<u64>,
 }
 
 /// Make a version the active one: messages use it from the next one on, on every server within a second.
@@ -172,5 +211,7 @@ async fn activate(
     Id(name): Id<String>,
     Json(body): Json<Activate>,
 ) -> Result<Json<Version>, Problem> {
-    Ok(Json(plugins::activate(&core, &actor, &name, &body.version).await?.into()))
+    let Activate { version, reason, force, watch_ms } = body;
+    let how = Activation { reason: reason.as_deref(), force, watch_ms };
+    Ok(Json(rollouts::activate(&core, &actor, &name, &version, how).await?.into()))
 }

@@ -124,8 +124,9 @@ impl From<OpError> for Problem {
             }
             OpError::Gone(detail) => Self::new(StatusCode::GONE, "gone", detail),
             OpError::Conflict(detail) => Self::new(StatusCode::CONFLICT, "conflict", detail),
-            OpError::Refused { code, detail } => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, &format!("plugin-{code}"), detail)
+            OpError::Refused { code, detail, items } => {
+                let errors = items.into_iter().map(FieldProblem::from).collect();
+                Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, &format!("plugin-{code}"), detail) }
             }
             OpError::Unavailable(detail) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retry_after(RETRY_AFTER_S)

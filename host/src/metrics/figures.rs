@@ -183,7 +183,9 @@ mod tests {
         }));
         let text = |now| {
             let now = Duration::from_secs(now);
-            metrics.encode(&Counted { store: (0, 0), queue: (0, 0), plugins: &[], hosts: &[], now }).unwrap()
+            metrics
+                .encode(&Counted { store: (0, 0), queue: (0, 0), plugins: &[], trials: &[], hosts: &[], now })
+                .unwrap()
         };
         let shown = text(10);
         for line in [

@@ -1,27 +1,35 @@
-//! Plugins: uploaded, activated, listed.
+//! Plugins: uploaded and listed.
 
 use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::campaign::BadField;
+use crate::case::sample::{Warning, self_check};
 use crate::core::Core;
-use crate::plugins::Refusal;
+use crate::plugin::PluginInfo;
+use crate::plugins::{Inspected, Refusal};
 use crate::queue::Wake;
 use crate::store::{NewPluginVersion, PluginVersion, Stored};
 
+use super::rollouts::{self, Activation};
 use super::{Actor, OpError, Result, done};
 
-/// What the checks of an uploaded plugin measured.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+/// What the checks of an uploaded plugin measured, and what its author should look at.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct UploadReport {
     /// How long compiling it took, in milliseconds.
     pub compile_ms: u64,
     /// How long making an instance takes, in microseconds.
     pub instantiate_us: u64,
+    /// What calls with invented messages found. A version with such a failure is stored, but becomes active only when that is
+    /// asked for.
+    pub warnings: Vec<Warning>,
 }
 
-/// Checks and stores a plugin version. `activate`: by default only the first version of a name becomes active at once. Returns
-/// the version, whether it is new, and what the checks measured.
+/// Checks and stores a plugin version. `activate`: by default only the first version of a name becomes active at once, if it
+/// passes its self-check. `suffix` is added to the version that it says of itself. Returns the version, whether it is new, and
+/// what the checks found.
 ///
 /// # Errors
 /// [`OpError::Refused`] with the check that it failed, [`OpError::Conflict`] when its name and version are taken.
@@ -30,6 +38,7 @@ pub async fn upload(
     actor: &Actor,
     bytes: Bytes,
     activate: Option<bool>,
+    suffix: Option<&str>,
 ) -> Result<(PluginVersion, bool, UploadReport)> {
     if bytes.len() as u64 > core.config.plugin_max_bytes {
         return Err(OpError::Refused {
@@ -39,28 +48,55 @@ pub async fn upload(
                 bytes.len(),
                 core.config.plugin_max_bytes
             ),
+            items: Vec::new(),
         });
     }
-    let inspected = core.plugin_host.inspect(bytes.clone()).await.map_err(refused)?;
-    let report = UploadReport { compile_ms: inspected.compile_ms, instantiate_us: inspected.instantiate_us };
+    let suffixed = |version: &str| match suffix {
+        None => Ok(version.to_owned()),
+        Some(suffix) => with_suffix(version, suffix).ok_or_else(|| {
+            OpError::invalid(
+                "suffix",
+                "give dots, letters, digits and hyphens for the end of a semantic version, such as dev.7",
+            )
+        }),
+    };
+    suffixed("1.0.0")?;
+    let (inspected, plugin) = core.plugin_host.inspect_and_load(bytes.clone()).await.map_err(refused)?;
+    let warnings = self_check(&plugin).await;
+    let fails = warnings.iter().any(Warning::is_failure);
+    let Inspected { compile_ms, instantiate_us, .. } = inspected;
+    let report = UploadReport { compile_ms, instantiate_us, warnings };
+    let version = suffixed(&inspected.info.version)?;
     let is_first = !core.store.plugins().await?.iter().any(|v| v.name == inspected.info.name);
     let new = NewPluginVersion {
         kind: inspected.kind,
-        info: inspected.info,
+        info: PluginInfo { version, ..inspected.info },
         imports: inspected.imports,
         digest: inspected.digest,
         bytes,
     };
-    let activate = activate.unwrap_or(is_first);
-    let stored = core.store.put_plugin(&new, activate, core.clock.now()).await?;
-    let (version, is_new) = match stored {
+    let stored = core.store.put_plugin(&new, false, core.clock.now()).await?;
+    let (mut version, is_new) = match stored {
         Stored::New(version) => (version, true),
         Stored::Same(version) => (version, false),
     };
     reload(core).await;
     let subject = format!("{} {}", version.name, version.version);
     done(core, actor, "plugin.upload", subject, &[Wake::Changed]).await?;
+    if activate.unwrap_or(is_first && !fails) {
+        let how = Activation { reason: Some("its upload"), ..Activation::default() };
+        version = rollouts::activate(core, actor, &version.name, &version.version, how).await?;
+    }
     Ok((version, is_new, report))
+}
+
+/// A version as one before it: `1.2.0` and `dev.7` make `1.2.0-dev.7`. `None` when that is no semantic version, or too long.
+fn with_suffix(version: &str, suffix: &str) -> Option<String> {
+    let version = semver::Version::parse(version).ok()?;
+    let before = if version.pre.is_empty() { suffix.to_owned() } else { format!("{}.{suffix}", version.pre) };
+    let pre = semver::Prerelease::new(&before).ok().filter(|pre| !pre.is_empty())?;
+    let made = semver::Version { pre, ..version }.to_string();
+    (made.len() <= 64).then_some(made)
 }
 
 fn refused(refusal: Refusal) -> OpError {
@@ -68,25 +104,13 @@ fn refused(refusal: Refusal) -> OpError {
     if refusal.code == "internal" {
         return OpError::Internal(anyhow::anyhow!("{}", refusal.detail));
     }
-    OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail }
-}
-
-/// Makes a version the one that campaigns use which do not name a version: from the next message on, everywhere within a
-/// second.
-///
-/// # Errors
-/// [`OpError::NotFound`] when there is no such version.
-pub async fn activate(core: &Core, actor: &Actor, name: &str, version: &str) -> Result<PluginVersion> {
-    let activated = core.store.activate_plugin(name, version, core.clock.now()).await?;
-    let activated = activated.ok_or_else(|| OpError::not_found("plugin", format!("{name} {version}")))?;
-    reload(core).await;
-    done(core, actor, "plugin.activate", format!("{name} {version}"), &[Wake::Changed]).await?;
-    Ok(activated)
+    let items = refusal.misfits.into_iter().map(|misfit| BadField::new(misfit.item, misfit.problem)).collect();
+    OpError::Refused { code: refusal.code.to_string(), detail: refusal.detail, items }
 }
 
 /// This server need not wait for its next heartbeat; what fails here is tried again by it.
-async fn reload(core: &Core) {
-    if let Err(error) = core.plugins.reload(&*core.store).await {
+pub(super) async fn reload(core: &Core) {
+    if let Err(error) = core.plugins.reload(&*core.store, core.clock.now()).await {
         tracing::warn!(
             error = format!("{:#}", anyhow::Error::from(error)),
             "the plugins will be loaded by the next heartbeat"
@@ -110,4 +134,18 @@ pub async fn versions(core: &Core, name: &str) -> Result<Vec<PluginVersion>> {
     let mut found = list(core).await?;
     found.retain(|v| v.name == name);
     if found.is_empty() { Err(OpError::not_found("plugin", name)) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suffix_makes_a_version_that_comes_before() {
+        assert_eq!(with_suffix("1.2.0", "dev.7").as_deref(), Some("1.2.0-dev.7"));
+        assert_eq!(with_suffix("1.2.0-rc.1", "dev.7").as_deref(), Some("1.2.0-rc.1.dev.7"));
+        for bad in ["", "a b", "dev..7", "01", &"x".repeat(64)] {
+            assert_eq!(with_suffix("1.2.0", bad), None, "{bad}");
+        }
+    }
 }

@@ -11,11 +11,13 @@ use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use wasmtime::{Engine, InstanceAllocationStrategy};
 
 use super::check::{self, Refusal};
-use super::engine;
 use super::limits::PluginLimits;
 use super::slow::NICENESS;
+use super::world::{self, Misfit};
+use super::{engine, module};
+use crate::plugin::PluginKind;
 
-/// The hidden subcommand that [`compile_here`] serves; its arguments are [`CompileLimits`] and [`Urgency`].
+/// The hidden subcommand that [`compile_here`] serves; its arguments are [`CompileLimits`] and [`CompilerTask`].
 pub const SUBCOMMAND: &str = "compile-plugin";
 
 /// The program that runs: also after the file was replaced by a newer one, whose engine may be another.
@@ -46,15 +48,34 @@ pub enum Urgency {
     Later,
 }
 
-/// The code compiled from a component.
+/// What the process does with the component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompilerTask {
+    /// Compile it.
+    Compile(Urgency),
+    /// Say what of it does not fit the world of this kind, as JSON.
+    Misfits(PluginKind),
+}
+
+/// The code compiled from a component, or from the one that a core module describes.
 pub(super) fn compile(limits: CompileLimits, bytes: &[u8], urgency: Urgency) -> Result<Vec<u8>, Refusal> {
     check::recognise(bytes)?;
+    run(limits, bytes, (urgency == Urgency::Later).then_some("later").as_slice())
+}
+
+/// What of a component does not fit the world of its kind.
+pub(super) fn misfits(limits: CompileLimits, bytes: &[u8], kind: PluginKind) -> Result<Vec<Misfit>, Refusal> {
+    let report = run(limits, bytes, &["later", "--misfits", kind.as_str()])?;
+    serde_json::from_slice(&report).map_err(|e| Refusal::internal(&e))
+}
+
+fn run(limits: CompileLimits, bytes: &[u8], task: &[&str]) -> Result<Vec<u8>, Refusal> {
     let seconds = limits.time.as_secs().max(1);
     let failed = |error: io::Error| Refusal::internal(&format!("the compiler's process: {error}"));
     let mut child = Command::new(program().map_err(failed)?)
         .arg(SUBCOMMAND)
         .args([seconds.to_string(), limits.memory_bytes.to_string()])
-        .args((urgency == Urgency::Later).then_some("later"))
+        .args(task)
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -66,11 +87,13 @@ pub(super) fn compile(limits: CompileLimits, bytes: &[u8], urgency: Urgency) -> 
         let _ = input.write_all(bytes);
     }
     let output = child.wait_with_output().map_err(failed)?;
+    let said = String::from_utf8_lossy(&output.stderr);
     match output.status.code() {
         Some(0) => Ok(output.stdout),
-        Some(INVALID) => Err(Refusal::invalid(String::from_utf8_lossy(&output.stderr).trim())),
+        Some(INVALID) => Err(Refusal { code: "invalid-component", ..Refusal::core_module(said.trim()) }),
+        Some(NO_COMPONENT) => Err(Refusal::core_module(said.trim())),
         Some(code) => {
-            tracing::error!(code, said = %String::from_utf8_lossy(&output.stderr), "the compiler's process failed");
+            tracing::error!(code, %said, "the compiler's process failed");
             Err(Refusal::internal(&format!("the compiler's process ended with {code}")))
         }
         None => Err(Refusal::compile_limit(seconds, limits.memory_bytes)),
@@ -79,13 +102,16 @@ pub(super) fn compile(limits: CompileLimits, bytes: &[u8], urgency: Urgency) -> 
 
 /// How the process says that the component is at fault.
 const INVALID: i32 = 2;
+/// How it says that it was given a core module of which no component can be made.
+const NO_COMPONENT: i32 = 3;
 
-/// Reads a component from standard input and writes its code to standard output, within limits. Returns the exit code.
+/// Reads a component from standard input and writes what was asked for to standard output, within limits. Returns the exit
+/// code.
 ///
 /// # Errors
-/// When the limits cannot be set, or the code cannot be written.
-pub fn compile_here(seconds: u64, memory_bytes: u64, urgency: Urgency) -> anyhow::Result<u8> {
-    if urgency == Urgency::Later {
+/// When the limits cannot be set, or the answer cannot be written.
+pub fn compile_here(seconds: u64, memory_bytes: u64, task: CompilerTask) -> anyhow::Result<u8> {
+    if task != CompilerTask::Compile(Urgency::Now) {
         // Where it cannot be done, compiling is as urgent as all else.
         let _as_before = nice(NICENESS);
     }
@@ -95,18 +121,33 @@ pub fn compile_here(seconds: u64, memory_bytes: u64, urgency: Urgency) -> anyhow
     }
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes)?;
+    let answer = match task {
+        CompilerTask::Compile(_) => code(&bytes)?,
+        CompilerTask::Misfits(kind) => world::misfits(&bytes, kind)
+            .and_then(|misfits| Ok(serde_json::to_vec(&misfits)?))
+            .map_err(|error| Refusal::invalid(format_args!("{error:#}"))),
+    };
+    match answer {
+        Ok(answer) => {
+            io::stdout().lock().write_all(&answer)?;
+            Ok(0)
+        }
+        Err(refusal) => {
+            eprintln!("{refusal}");
+            let code = if refusal.code == "core-module" { NO_COMPONENT } else { INVALID };
+            Ok(u8::try_from(code)?)
+        }
+    }
+}
+
+fn code(bytes: &[u8]) -> anyhow::Result<Result<Vec<u8>, Refusal>> {
+    let component = match module::component(bytes) {
+        Ok(component) => component,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
     let mut config = engine::config(&PluginLimits::default());
     // No instance is made here: the pool's address space is not needed. Code does not depend on it.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     let engine = Engine::new(&config).map_err(anyhow::Error::from)?;
-    match engine.precompile_component(&bytes) {
-        Ok(code) => {
-            io::stdout().lock().write_all(&code)?;
-            Ok(0)
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            Ok(INVALID as u8)
-        }
-    }
+    Ok(engine.precompile_component(&component).map_err(|error| Refusal::invalid(format_args!("{error:#}"))))
 }

@@ -8,11 +8,12 @@ use wasmtime::{Engine, Trap};
 
 use super::Shared;
 use super::apart::Urgency;
-use super::instance::{self, Blueprint, Signature, Typed, interface};
+use super::instance::{self, Blueprint, DESCRIBE, Signature, Typed, interface};
 use super::schema::Schema;
 use super::types::{CallContext, PluginFault};
 use super::wasi::Log;
-use super::wire;
+use super::world::{self, Misfit};
+use super::{apart, module, wire};
 use crate::clock::Time;
 use crate::id::Digest;
 use crate::message::truncate;
@@ -52,6 +53,8 @@ pub struct Refusal {
     pub code: &'static str,
     /// What is wrong and how to fix it.
     pub detail: String,
+    /// For a component that does not fit its world: each item of it that does not.
+    pub misfits: Vec<Misfit>,
 }
 
 impl Refusal {
@@ -59,7 +62,7 @@ impl Refusal {
         let mut detail = detail.into();
         // It may quote names that the component brings, which may be as long as the component.
         truncate(&mut detail, MAX_DETAIL);
-        Self { code, detail }
+        Self { code, detail, misfits: Vec::new() }
     }
 
     pub(super) fn internal(error: &dyn fmt::Display) -> Self {
@@ -68,6 +71,19 @@ impl Refusal {
 
     pub(super) fn invalid(problem: impl fmt::Display) -> Self {
         Self::new("invalid-component", format!("the component cannot be compiled: {problem}"))
+    }
+
+    pub(super) fn core_module(problem: impl fmt::Display) -> Self {
+        Self::new("core-module", problem.to_string())
+    }
+
+    pub(super) fn untyped_module() -> Self {
+        Self::core_module(
+            "this is a core WebAssembly module without the types of its world, so no component can be made of it. Build it with \
+             wit-bindgen, which adds them (a section named component-type), and do not strip that section; or make a component \
+             of it: `wasm-tools component embed wit --world WORLD module.wasm -o typed.wasm` and `wasm-tools component new \
+             typed.wasm -o plugin.wasm`. With Rust, the target wasm32-wasip2 gives a component at once.",
+        )
     }
 
     pub(super) fn compile_limit(seconds: u64, memory_bytes: u64) -> Self {
@@ -99,34 +115,29 @@ impl Refusal {
 const BUILD_HINT: &str = "Build against carillon:plugin@1.0.0 (wit/plugin.wit) for one of the worlds delay-strategy, \
                           message-template or device-sender.";
 
-/// Refuses what does not begin as a component does.
+/// Refuses what does not begin as WebAssembly does.
 pub(super) fn recognise(bytes: &[u8]) -> Result<(), Refusal> {
     match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => Err(Refusal::new(
-            "core-module",
-            "this is a core WebAssembly module, not a component. With Rust build for the target wasm32-wasip2; otherwise \
-             make a component of it: `wasm-tools component new module.wasm -o plugin.wasm` (add `--adapt \
-             wasi_snapshot_preview1.reactor.wasm` when it imports wasi_snapshot_preview1).",
-        )),
         Some([0, b'a', b's', b'm', ..]) => Ok(()),
         Some([0x7f, b'E', b'L', b'F', ..]) => {
             Err(Refusal::new("precompiled", "compiled code is not taken: upload the WebAssembly component itself."))
         }
         _ => Err(Refusal::new(
             "not-wasm",
-            "this is not WebAssembly: a component's binary begins with the bytes 00 61 73 6d.",
+            "this is not WebAssembly: the binary of a component or module begins with the bytes 00 61 73 6d.",
         )),
     }
 }
 
-/// Compiles a component.
+/// Compiles a component, or the one that a core module describes.
 pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Refusal> {
     recognise(bytes)?;
-    Component::from_binary(engine, bytes).map_err(|e| Refusal::invalid(format_args!("{e:#}")))
+    let component = module::component(bytes)?;
+    Component::from_binary(engine, &component).map_err(|e| Refusal::invalid(format_args!("{e:#}")))
 }
 
 /// Everything between the bytes and the store.
-pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusal> {
+pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Component), Refusal> {
     let max = shared.limits.max_component_bytes;
     if bytes.len() > max {
         let size = bytes.len();
@@ -143,10 +154,16 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusa
     let component = shared.compile(&digest, bytes, Urgency::Later)?;
     let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
 
-    let imports = imports(engine, &component)?;
-    let kind = kind(engine, &component)?;
-    check_world(engine, &component, kind)?;
-    let blueprint = Blueprint::new(&shared.machine.linker, &component, kind).map_err(|e| Refusal::link(&e))?;
+    let imports: Vec<String> = component.component_type().imports(engine).map(|(name, _)| name.to_owned()).collect();
+    let fits = || {
+        let kind = kind(engine, &component).or_else(|refusal| check_imports(&imports).and(Err(refusal)))?;
+        check_imports(&imports)
+            .and_then(|()| check_world(engine, &component, kind))
+            .and_then(|()| Blueprint::new(&shared.machine.linker, &component, kind).map_err(|e| Refusal::link(&e)))
+            .map(|blueprint| (kind, blueprint))
+            .map_err(|refusal| with_misfits(shared, bytes, kind, refusal))
+    };
+    let (kind, blueprint) = fits()?;
 
     let log = Log::new(shared.limits.log_lines);
     let ctx = CallContext { config: "{}".into(), now: Time::default(), random: 0 };
@@ -165,29 +182,14 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<Inspected, Refusa
         );
         return Err(Refusal::new("missing-export", detail));
     }
-    Ok(Inspected {
-        kind,
-        info,
-        imports,
-        digest,
-        size: bytes.len() as u64,
-        compile_ms,
-        instantiate_us,
-        log: log.lines(),
-    })
+    let (size, log) = (bytes.len() as u64, log.lines());
+    Ok((Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, log }, component))
 }
 
-fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, Refusal> {
-    let ty = component.component_type();
-    let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
-    let strange: Vec<&str> = imports
-        .iter()
-        .map(String::as_str)
-        // The contract's own types come along as imports that hold no functions.
-        .filter(|name| !name.starts_with("wasi:") && !name.starts_with("carillon:plugin/"))
-        .collect();
+fn check_imports(imports: &[String]) -> Result<(), Refusal> {
+    let strange: Vec<&str> = imports.iter().map(String::as_str).filter(|name| !world::is_offered(name)).collect();
     if strange.is_empty() {
-        return Ok(imports);
+        return Ok(());
     }
     Err(Refusal::new(
         "unexpected-import",
@@ -197,6 +199,22 @@ fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, Refusa
             strange.join(", ")
         ),
     ))
+}
+
+/// Adds every item that does not fit, where the first one was found. That takes reading the component's types, so it is done
+/// within the limits of compiling; a component that cannot be read so keeps the refusal that it has.
+fn with_misfits(shared: &Shared, bytes: &[u8], kind: PluginKind, refusal: Refusal) -> Refusal {
+    let misfits = match shared.limits.compile_apart {
+        Some(limits) => apart::misfits(limits, bytes, kind),
+        None => world::misfits(bytes, kind).map_err(|e| Refusal::internal(&e)),
+    };
+    match misfits {
+        Ok(misfits) => Refusal { misfits, ..refusal },
+        Err(why) => {
+            tracing::debug!(error = %why, "there is no report on a component that does not fit");
+            refusal
+        }
+    }
 }
 
 /// The interface name without its version, when it is one of ours.
@@ -248,7 +266,7 @@ fn kind(engine: &Engine, component: &Component) -> Result<PluginKind, Refusal> {
 
 /// Checks that a component exports everything that its world has, with the right types.
 pub(super) fn check_world(engine: &Engine, component: &Component, kind: PluginKind) -> Result<(), Refusal> {
-    export::<wire::Get>(engine, component, "carillon:plugin/describe@1.0.0", "get")?;
+    export::<wire::Get>(engine, component, DESCRIBE, "get")?;
     let (name, _) = interface(kind);
     match kind {
         PluginKind::Delay => export::<wire::NextDelay>(engine, component, name, "next-delay"),
@@ -302,7 +320,7 @@ fn describe(shared: &Shared, component: &Component, log: &Log, ctx: &CallContext
     const SAY: &str = "describe failed";
     let fail = |e: wasmtime::Error| broken(shared, "describe-failed", SAY, &e);
     let index = component
-        .get_export_index(None, "carillon:plugin/describe@1.0.0")
+        .get_export_index(None, DESCRIBE)
         .and_then(|interface| component.get_export_index(Some(&interface), "get"))
         .ok_or_else(|| {
             Refusal::new("missing-export", format!("the component does not export describe. {BUILD_HINT}"))

@@ -1,6 +1,7 @@
 //! World `delay-strategy`: how long a device waits before its next message.
 
 use super::instance::Functions;
+use super::record::Input;
 use super::stats::Function;
 use super::types::{CallContext, NextDelay, PaceFacts, PluginFault};
 use super::wire::{Context, Pace};
@@ -12,6 +13,14 @@ impl Plugin {
     /// # Errors
     /// The call's fault; also when the plugin is of another kind, or its answer breaks a limit.
     pub async fn next_delay(&self, ctx: &CallContext, pace: PaceFacts, state: &str) -> Result<NextDelay, PluginFault> {
+        // Next to nothing: the device is shared, and there are no other facts yet.
+        let kept = pace.clone();
+        let next = self.ask_next_delay(ctx, pace, state).await;
+        self.record(ctx, next.as_ref().err(), || Some(Input::NextDelay { pace: kept, state: state.to_owned() }));
+        next
+    }
+
+    async fn ask_next_delay(&self, ctx: &CallContext, pace: PaceFacts, state: &str) -> Result<NextDelay, PluginFault> {
         let (context, pace, state) = (Context::from(ctx), Pace::from(pace), state.to_owned());
         let room = self.limits().pace_state_bytes + SLACK;
         let next = self

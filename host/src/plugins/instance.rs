@@ -11,6 +11,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
 use super::engine::Machine;
 use super::limits::PluginLimits;
+use super::record::Turns;
 use super::stats::{Function, Stats};
 use super::types::{CallContext, PluginFault};
 use super::wasi::{Guest, Log};
@@ -52,6 +53,9 @@ pub(super) enum Functions {
 /// Where the functions are in a component: looked up once per version.
 #[derive(Clone)]
 struct Exports(Vec<ComponentExportIndex>);
+
+/// The interface that every plugin has.
+pub(super) const DESCRIBE: &str = "carillon:plugin/describe@1.0.0";
 
 /// The interface of a kind and its functions.
 pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'static str]) {
@@ -159,12 +163,18 @@ pub(super) fn fault(error: &wasmtime::Error, refused: bool) -> PluginFault {
     if cause.contains("fuel allocated for hostcalls") {
         return PluginFault::Output("it is larger than an answer may be".to_owned());
     }
-    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+    if error.downcast_ref::<WasmBacktrace>().is_none() {
         return PluginFault::Output(cause);
-    };
-    let frames: Vec<String> =
-        backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(4).map(cut).collect();
+    }
+    let mut frames = frames(error);
+    frames.truncate(4);
     PluginFault::Trap(if frames.is_empty() { cause } else { format!("{cause} in {}", frames.join(" ← ")) })
+}
+
+/// The functions in which an error happened, the innermost first, as far as they have names.
+fn frames(error: &wasmtime::Error) -> Vec<String> {
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
+    backtrace.iter().filter_map(|frame| frame.func_name()).map(cut).collect()
 }
 
 /// A function's name, which the guest brings: as much of it as fits a line.
@@ -188,6 +198,12 @@ pub(super) struct Pool {
     idle: Mutex<Vec<Instance>>,
     pub log: Log,
     pub stats: Stats,
+    /// The functions in which the latest crash happened, the innermost first.
+    pub backtrace: Mutex<Vec<String>>,
+    /// Memory of the instance that was called last, in bytes.
+    pub memory_bytes: AtomicU64,
+    /// When calls of it were recorded.
+    pub turns: Turns,
     average_us: AtomicU64,
     pub slow: Semaphore,
 }
@@ -199,10 +215,23 @@ impl Pool {
             idle: Mutex::new(Vec::new()),
             log: Log::new(limits.log_lines),
             stats: Stats::default(),
+            backtrace: Mutex::default(),
+            memory_bytes: AtomicU64::new(0),
+            turns: Turns::new(),
             average_us: AtomicU64::new(UNKNOWN_US),
             slow: Semaphore::new(limits.slow_calls_per_plugin),
             limits,
         }
+    }
+
+    /// A pool of the same version without instances, with a log and counts of its own.
+    pub(super) fn apart(&self) -> Self {
+        Self::new(self.blueprint.clone(), Arc::clone(&self.limits))
+    }
+
+    /// Whether the version has the functions of `lookup`.
+    pub(super) fn has_lookup(&self) -> bool {
+        self.blueprint.looks_up
     }
 
     /// Whether a call may run on the caller's thread.
@@ -237,13 +266,19 @@ impl Pool {
             guest.limiter.refused = false;
             instance.store.set_epoch_deadline(Machine::ticks(self.limits.call_deadline));
             instance.store.set_hostcall_fuel(answer_bytes);
-            match call(&mut instance) {
+            let answer = call(&mut instance);
+            let limiter = &instance.store.data().limiter;
+            self.memory_bytes.store(limiter.used() as u64, Ordering::Relaxed);
+            match answer {
                 Ok(answer) => {
                     self.checkin(instance);
                     Ok(answer)
                 }
                 // An instance that was stopped in the middle of something is never used again.
-                Err(error) => Err(fault(&error, instance.store.data().limiter.refused)),
+                Err(error) => {
+                    *self.backtrace.lock() = frames(&error);
+                    Err(fault(&error, limiter.refused))
+                }
             }
         });
         let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -88,6 +88,11 @@ impl Limiter {
     pub(super) const fn new(limit: usize) -> Self {
         Self { used: 0, limit, refused: false }
     }
+
+    /// The memories together, in bytes.
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
 }
 
 impl ResourceLimiter for Limiter {

@@ -1,6 +1,9 @@
 //! Interface `lookup`, which a sender may have: whether a message with unknown outcome was sent.
 
+use std::sync::Arc;
+
 use super::instance::Functions;
+use super::record::Input;
 use super::stats::Function;
 use super::types::{Answer, CallContext, Outbound, PluginFault, Progress};
 use super::wire::Context;
@@ -17,6 +20,13 @@ impl Plugin {
     /// # Errors
     /// The call's fault; also when the plugin has no look-up, or its answer breaks a limit.
     pub async fn start_lookup(&self, ctx: &CallContext, message: Outbound) -> Result<Progress, PluginFault> {
+        let message = Arc::new(message);
+        let progress = self.ask_start_lookup(ctx, Arc::clone(&message)).await;
+        self.record(ctx, progress.as_ref().err(), || Some(Input::Start { lookup: true, message }));
+        progress
+    }
+
+    async fn ask_start_lookup(&self, ctx: &CallContext, message: Arc<Outbound>) -> Result<Progress, PluginFault> {
         let context = Context::from(ctx);
         let progress = self
             .call(Function::StartLookup, ctx, self.request_room(), move |instance| match &instance.functions {
@@ -34,6 +44,19 @@ impl Plugin {
     /// # Errors
     /// As for [`Plugin::start_lookup`].
     pub async fn resume_lookup(&self, ctx: &CallContext, state: &str, answer: Answer) -> Result<Progress, PluginFault> {
+        let answer = Arc::new(answer);
+        let progress = self.ask_resume_lookup(ctx, state, Arc::clone(&answer)).await;
+        let input = || Some(Input::Resume { lookup: true, state: state.to_owned(), answer });
+        self.record(ctx, progress.as_ref().err(), input);
+        progress
+    }
+
+    async fn ask_resume_lookup(
+        &self,
+        ctx: &CallContext,
+        state: &str,
+        answer: Arc<Answer>,
+    ) -> Result<Progress, PluginFault> {
         let (context, state) = (Context::from(ctx), state.to_owned());
         let progress = self
             .call(Function::ResumeLookup, ctx, self.request_room(), move |instance| match &instance.functions {

@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use parking_lot::RwLock;
 
-use super::{FIRST_PARTY, Plugin, PluginHost};
+use super::{FIRST_PARTY, Inspected, Plugin, PluginHost, cores};
 use crate::clock::Time;
 use crate::id::{Digest, VersionNo};
-use crate::store::{NewPluginVersion, PluginVersion, Result, Store, StoreError};
+use crate::rollout::{Mode, Rollout, RolloutSpec};
+use crate::store::{Change, NewPluginVersion, PluginVersion, Result, Store, StoreError};
+use crate::trial::Trial;
 
 /// The plugin versions of a store that this server has loaded.
 pub struct Registry {
@@ -21,6 +24,10 @@ pub struct Registry {
     snapshot: RwLock<Arc<Snapshot>>,
     /// One reload at a time, so that an older reading never replaces a newer one.
     reloading: tokio::sync::Mutex<()>,
+    /// One look at the rollouts at a time.
+    pub(crate) judging: tokio::sync::Mutex<()>,
+    /// Rollouts that have ended, while messages that began before may still be counted.
+    ended: parking_lot::Mutex<Vec<Arc<Trial>>>,
 }
 
 #[derive(Default, Clone)]
@@ -33,12 +40,19 @@ struct Snapshot {
 struct Versions {
     active: Option<Arc<Plugin>>,
     all: Vec<Arc<Plugin>>,
+    trial: Option<Arc<Trial>>,
 }
 
 impl Registry {
     /// An empty registry.
     pub fn new(host: PluginHost) -> Self {
-        Self { host, snapshot: RwLock::default(), reloading: tokio::sync::Mutex::new(()) }
+        Self {
+            host,
+            snapshot: RwLock::default(),
+            reloading: tokio::sync::Mutex::default(),
+            judging: tokio::sync::Mutex::default(),
+            ended: parking_lot::Mutex::default(),
+        }
     }
 
     /// The version of a plugin, or its active one.
@@ -49,6 +63,32 @@ impl Registry {
             None => versions.active.clone(),
             Some(version) => versions.all.iter().find(|p| p.info.version == version).cloned(),
         }
+    }
+
+    /// As [`Registry::resolve`], with the rollout that the plugin is in; one that is named takes no part in it.
+    pub fn resolve_tried(&self, name: &str, version: Option<&str>) -> Option<(Arc<Plugin>, Option<Arc<Trial>>)> {
+        if version.is_some() {
+            return Some((self.resolve(name, version)?, None));
+        }
+        let snapshot = self.snapshot();
+        let versions = snapshot.by_name.get(name)?;
+        Some((versions.active.clone()?, versions.trial.clone()))
+    }
+
+    /// The rollouts that are running, as far as their versions are loaded.
+    pub fn trials(&self) -> Vec<Arc<Trial>> {
+        self.snapshot().by_name.values().filter_map(|versions| versions.trial.clone()).collect()
+    }
+
+    /// The rollouts that have ended and may still be counted.
+    pub fn ended_trials(&self) -> Vec<Arc<Trial>> {
+        self.ended.lock().clone()
+    }
+
+    /// Forgets those that have ended, were written, and that nobody counts any more.
+    pub fn drop_ended(&self, written: Vec<Arc<Trial>>) {
+        drop(written);
+        self.ended.lock().retain(|trial| Arc::strong_count(trial) > 1);
     }
 
     /// The version with this number.
@@ -66,24 +106,25 @@ impl Registry {
     ///
     /// # Errors
     /// When the store cannot be read; what was there stays.
-    pub async fn reload(&self, store: &dyn Store) -> Result<()> {
+    pub async fn reload(&self, store: &dyn Store, now: Time) -> Result<()> {
         let _one = self.reloading.lock().await;
+        let running = store.running_rollouts().await?;
         let stored = store.plugins().await?;
         let before = self.snapshot();
         let mut next = Snapshot::default();
-        let (active, others): (Vec<_>, Vec<_>) = stored.into_iter().partition(|version| version.active);
-        for version in active {
-            let plugin = self.loaded_or_load(store, &before, &version).await?;
+        let tried = |no| running.iter().any(|rollout| rollout.candidate.0 == no || rollout.stable.0 == no);
+        let (first, others): (Vec<_>, Vec<_>) = stored.into_iter().partition(|v| v.active || tried(v.no));
+        for (version, plugin) in self.all_loaded(store, &before, first).await? {
             let versions = next.by_name.entry(version.name.clone()).or_default();
-            versions.active = match plugin {
-                Some(plugin) => {
-                    next.by_no.insert(plugin.no, Arc::clone(&plugin));
-                    versions.all.push(Arc::clone(&plugin));
-                    Some(plugin)
-                }
-                None => before.by_name.get(&version.name).and_then(|v| v.active.clone()),
-            };
+            if let Some(plugin) = &plugin {
+                next.by_no.insert(plugin.no, Arc::clone(plugin));
+                versions.all.push(Arc::clone(plugin));
+            }
+            if version.active {
+                versions.active = plugin.or_else(|| before.by_name.get(&version.name).and_then(|v| v.active.clone()));
+            }
         }
+        next.put_to_trial(running, &before, now);
         // Until the rest is there, what was loaded before can still be found.
         let mut early = next.clone();
         for (no, plugin) in &before.by_no {
@@ -94,13 +135,20 @@ impl Registry {
         }
         self.swap(early);
 
-        for version in others {
-            if let Some(plugin) = self.loaded_or_load(store, &before, &version).await? {
+        for (version, plugin) in self.all_loaded(store, &before, others).await? {
+            if let Some(plugin) = plugin {
                 next.by_no.insert(plugin.no, Arc::clone(&plugin));
                 next.by_name.entry(version.name).or_default().all.push(plugin);
             }
         }
         self.swap(next);
+        let running = self.trials();
+        let is_over = |trial: &&Arc<Trial>| !running.iter().any(|t| t.rollout.no == trial.rollout.no);
+        let trials = before.by_name.values().filter_map(|versions| versions.trial.as_ref());
+        for over in trials.filter(is_over) {
+            over.stop();
+            self.ended.lock().push(Arc::clone(over));
+        }
         Ok(())
     }
 
@@ -110,33 +158,44 @@ impl Registry {
     ///
     /// # Errors
     /// When the store cannot be used, or an embedded plugin does not pass the upload check.
-    pub async fn ensure_first_party(&self, store: &dyn Store, now: Time) -> anyhow::Result<()> {
+    pub async fn ensure_first_party(
+        &self,
+        store: &dyn Store,
+        watch: Option<&RolloutSpec>,
+        now: Time,
+    ) -> anyhow::Result<()> {
         let stored = store.plugins().await?;
-        for (name, bytes) in FIRST_PARTY {
+        let missing = FIRST_PARTY.iter().filter(|(_, bytes)| {
             let digest = Digest::of(bytes);
-            if stored.iter().any(|version| version.digest == digest) {
-                continue;
-            }
-            let bytes = Bytes::from_static(bytes);
-            let inspected = self
-                .host
-                .inspect(bytes.clone())
-                .await
-                .with_context(|| format!("the embedded plugin {name} does not pass the upload check"))?;
-            let activate = stored
-                .iter()
-                .find(|version| version.active && version.name == inspected.info.name)
-                .is_none_or(|active| is_older(&active.version, &inspected.info.version));
-            let (kind, info, imports) = (inspected.kind, inspected.info, inspected.imports);
+            !stored.iter().any(|version| version.digest == digest)
+        });
+        // The first start waits for it: each core compiles one. They are stored in their order.
+        let mut checked = stream::iter(missing)
+            .map(|(name, bytes)| async move { (*name, *bytes, self.host.inspect_own(Bytes::from_static(bytes)).await) })
+            .buffered(cores());
+        while let Some((name, bytes, inspected)) = checked.next().await {
+            let inspected =
+                inspected.with_context(|| format!("the embedded plugin {name} does not pass the upload check"))?;
+            let active = stored.iter().find(|version| version.active && version.name == inspected.info.name);
+            let replaces = active.is_some_and(|active| is_older(&active.version, &inspected.info.version));
+            let activate = active.is_none() || replaces;
+            let Inspected { kind, info, imports, digest, .. } = inspected;
             let version = info.version.clone();
-            let new = NewPluginVersion { kind, info, imports, digest, bytes };
-            match store.put_plugin(&new, activate, now).await {
-                Ok(_) => tracing::info!(
-                    plugin.name = name,
-                    plugin.version = version,
-                    activate,
-                    "stored a first-party plugin"
-                ),
+            let new = NewPluginVersion { kind, info, imports, digest, bytes: Bytes::from_static(bytes) };
+            match store.put_plugin(&new, active.is_none(), now).await {
+                Ok(_) => {
+                    if replaces {
+                        let reason = "it comes with this version of the program";
+                        let change = Change { actor: "system", reason, force: false, watch };
+                        store.activate_plugin(&new.info.name, &version, &change, now).await?;
+                    }
+                    tracing::info!(
+                        plugin.name = name,
+                        plugin.version = version,
+                        activate,
+                        "stored a first-party plugin"
+                    );
+                }
                 // The same source built by another compiler, or a plugin of the users' own with this name.
                 Err(StoreError::Conflict(why)) => {
                     tracing::warn!(
@@ -149,7 +208,24 @@ impl Registry {
                 Err(error) => return Err(error).with_context(|| format!("cannot store the embedded plugin {name}")),
             }
         }
-        Ok(self.reload(store).await?)
+        Ok(self.reload(store, now).await?)
+    }
+
+    /// The versions with their plugins, where they load; each core compiles one.
+    async fn all_loaded(
+        &self,
+        store: &dyn Store,
+        before: &Snapshot,
+        versions: Vec<PluginVersion>,
+    ) -> Result<Vec<(PluginVersion, Option<Arc<Plugin>>)>> {
+        stream::iter(versions)
+            .map(|version| async move {
+                let plugin = self.loaded_or_load(store, before, &version).await?;
+                Ok((version, plugin))
+            })
+            .buffered(cores())
+            .try_collect()
+            .await
     }
 
     async fn loaded_or_load(
@@ -189,6 +265,27 @@ impl Registry {
         // The old one is dropped after the lock: it may be the last to hold a plugin's instances.
         let old = std::mem::replace(&mut *self.snapshot.write(), Arc::new(next));
         drop(old);
+    }
+}
+
+impl Snapshot {
+    /// Adds the rollouts whose two versions are loaded, and that go with the active version: a change of either is followed by
+    /// another reload.
+    fn put_to_trial(&mut self, running: Vec<Rollout>, before: &Self, now: Time) {
+        for rollout in running {
+            let (Some(candidate), Some(stable)) =
+                (self.by_no.get(&rollout.candidate.0).cloned(), self.by_no.get(&rollout.stable.0).cloned())
+            else {
+                continue;
+            };
+            let used = if rollout.spec.mode == Mode::Watch { &candidate } else { &stable };
+            let Some(versions) = self.by_name.get_mut(&rollout.name) else { continue };
+            if versions.active.as_ref().is_none_or(|active| active.no != used.no) {
+                continue;
+            }
+            let known = before.by_name.get(&rollout.name).and_then(|versions| versions.trial.as_deref());
+            versions.trial = Some(Arc::new(Trial::new(rollout, candidate, stable, known, now)));
+        }
     }
 }
 

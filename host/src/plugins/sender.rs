@@ -1,6 +1,9 @@
 //! World `device-sender`: how a device sends.
 
+use std::sync::Arc;
+
 use super::instance::Functions;
+use super::record::Input;
 use super::stats::Function;
 use super::types::{Answer, CallContext, HttpRequest, Outbound, PluginBody, PluginFault, Progress, Step};
 use super::wire::Context;
@@ -15,6 +18,13 @@ impl Plugin {
     /// # Errors
     /// The call's fault; also when the plugin is of another kind, or its answer breaks a limit. Nothing has left then.
     pub async fn start(&self, ctx: &CallContext, message: Outbound) -> Result<Progress, PluginFault> {
+        let message = Arc::new(message);
+        let progress = self.ask_start(ctx, Arc::clone(&message)).await;
+        self.record(ctx, progress.as_ref().err(), || Some(Input::Start { lookup: false, message }));
+        progress
+    }
+
+    async fn ask_start(&self, ctx: &CallContext, message: Arc<Outbound>) -> Result<Progress, PluginFault> {
         let context = Context::from(ctx);
         let progress = self
             .call(Function::Start, ctx, self.request_room(), move |instance| match &instance.functions {
@@ -30,6 +40,14 @@ impl Plugin {
     /// # Errors
     /// As for [`Plugin::start`]; but a request may have left.
     pub async fn resume(&self, ctx: &CallContext, state: &str, answer: Answer) -> Result<Progress, PluginFault> {
+        let answer = Arc::new(answer);
+        let progress = self.ask_resume(ctx, state, Arc::clone(&answer)).await;
+        let input = || Some(Input::Resume { lookup: false, state: state.to_owned(), answer });
+        self.record(ctx, progress.as_ref().err(), input);
+        progress
+    }
+
+    async fn ask_resume(&self, ctx: &CallContext, state: &str, answer: Arc<Answer>) -> Result<Progress, PluginFault> {
         let (context, state) = (Context::from(ctx), state.to_owned());
         let progress = self
             .call(Function::Resume, ctx, self.request_room(), move |instance| match &instance.functions {

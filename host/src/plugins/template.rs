@@ -1,6 +1,7 @@
 //! World `message-template`: what each message says.
 
 use super::instance::Functions;
+use super::record::Input;
 use super::stats::Function;
 use super::types::{CallContext, Content, PluginFault, RenderJob};
 use super::wire::Context;
@@ -15,6 +16,22 @@ impl Plugin {
     /// # Errors
     /// The call's fault; also when the plugin is of another kind, or its answer has another number of messages.
     pub async fn render(
+        &self,
+        ctx: &CallContext,
+        jobs: Vec<RenderJob>,
+    ) -> Result<Vec<Result<Content, PluginFault>>, PluginFault> {
+        // Its parts are shared. A batch is kept by none of its messages: which one failed cannot be told.
+        let kept = if let [job] = jobs.as_slice() { Some(job.clone()) } else { None };
+        let contents = self.ask_render(ctx, jobs).await;
+        let fault = match &contents {
+            Err(fault) => Some(fault),
+            Ok(contents) => contents.iter().find_map(|content| content.as_ref().err()),
+        };
+        self.record(ctx, fault, || kept.map(Input::Render));
+        contents
+    }
+
+    async fn ask_render(
         &self,
         ctx: &CallContext,
         jobs: Vec<RenderJob>,
@@ -46,6 +63,12 @@ impl Plugin {
     /// # Errors
     /// The call's fault; also when the plugin is of another kind.
     pub async fn variables(&self, ctx: &CallContext) -> Result<Vec<String>, PluginFault> {
+        let variables = self.ask_variables(ctx).await;
+        self.record(ctx, variables.as_ref().err(), || Some(Input::Variables));
+        variables
+    }
+
+    async fn ask_variables(&self, ctx: &CallContext) -> Result<Vec<String>, PluginFault> {
         let context = Context::from(ctx);
         let variables = self
             .call(Function::Variables, ctx, self.limits().content_bytes, move |instance| match &instance.functions {

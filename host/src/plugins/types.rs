@@ -196,7 +196,7 @@ pub enum PluginBody {
 pub struct HttpRequest {
     /// The method.
     pub method: String,
-    /// The URL.
+    /// The URL; its path may hold `{{secret:NAME}}`.
     pub url: String,
     /// Names and values; values may hold `{{secret:NAME}}`.
     pub headers: Vec<(String, String)>,

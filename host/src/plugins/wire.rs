@@ -191,6 +191,6 @@ pub(super) type Render = ((Context, Vec<RenderJob>), Reply<Vec<Result<Content, P
 /// Arguments and results of `template.variables`.
 pub(super) type Variables = ((Context,), Reply<Vec<String>>);
 /// Arguments and results of `sender.start`.
-pub(super) type Start = ((Context, Outbound), Reply<WireProgress>);
+pub(super) type Start = ((Context, Arc<Outbound>), Reply<WireProgress>);
 /// Arguments and results of `sender.resume`.
-pub(super) type Resume = ((Context, String, Answer), Reply<WireProgress>);
+pub(super) type Resume = ((Context, String, Arc<Answer>), Reply<WireProgress>);

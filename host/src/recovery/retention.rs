@@ -1,5 +1,5 @@
-//! What nobody needs any more: messages of campaigns that finished long ago, if a policy says so, and versions of audiences
-//! that were replaced.
+//! What nobody needs any more: messages of campaigns that finished long ago, if a policy says so, versions of audiences that were
+//! replaced, and old cases of plugins.
 //!
 //! It goes in small steps with rests in between, so that it takes a fixed share of one connection however much there is to
 //! remove, and sending hardly notices. Each step is a transaction that knows where the one before ended: a server that is
@@ -48,5 +48,6 @@ async fn step(core: &Core) -> anyhow::Result<bool> {
         }
         removed = true;
     }
+    removed |= core.store.prune_cases(now.minus(core.config.keep_cases()), STEP).await? > 0;
     Ok(removed | (core.store.prune_audiences(now, STEP).await? > 0))
 }

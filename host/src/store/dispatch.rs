@@ -2,7 +2,8 @@
 //! method of [`super::Store`].
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
-/// `tokens`, `devices`, `audiences`, `plugins`, `campaigns`, `runs`, `messages`, `reading`, `retention`, `unknown`, `consent`
+/// `tokens`, `devices`, `audiences`, `plugins`, `rollouts`, `cases`, `campaigns`, `runs`, `messages`, `reading`, `retention`,
+/// `unknown`, `consent`
 /// and `sequences`. The methods about the store itself are the backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
@@ -162,14 +163,83 @@ macro_rules! store_by_subject {
             async fn put_plugin(&self, new: &NewPluginVersion, activate: bool, now: Time) -> Result<Stored> {
                 self.noted(plugins::put_plugin(self, new, activate, now).await)
             }
-            async fn activate_plugin(&self, name: &str, version: &str, now: Time) -> Result<Option<PluginVersion>> {
-                self.noted(plugins::activate_plugin(self, name, version, now).await)
+            async fn activate_plugin(
+                &self,
+                name: &str,
+                version: &str,
+                change: &Change<'_>,
+                now: Time,
+            ) -> Result<Option<PluginVersion>> {
+                self.noted(rollouts::activate_plugin(self, name, version, change, now).await)
+            }
+            async fn rollback_plugin(
+                &self,
+                name: &str,
+                actor: &str,
+                reason: &str,
+                now: Time,
+            ) -> Result<Option<PluginVersion>> {
+                self.noted(rollouts::rollback_plugin(self, name, actor, reason, now).await)
+            }
+            async fn plugin_history(&self, name: &str, limit: u32) -> Result<Vec<StableRow>> {
+                self.noted(rollouts::plugin_history(self, name, limit).await)
+            }
+            async fn start_rollout(
+                &self,
+                name: &str,
+                version: &str,
+                spec: &RolloutSpec,
+                force: bool,
+                actor: &str,
+                now: Time,
+            ) -> Result<Option<Rollout>> {
+                self.noted(rollouts::start_rollout(self, name, version, spec, force, actor, now).await)
+            }
+            async fn end_rollout(
+                &self,
+                no: RolloutNo,
+                ending: &Ending,
+                actor: &str,
+                reason: &str,
+                now: Time,
+            ) -> Result<Option<Rollout>> {
+                self.noted(rollouts::end_rollout(self, no, ending, actor, reason, now).await)
+            }
+            async fn rollouts(&self, name: &str, limit: u32) -> Result<Vec<Rollout>> {
+                self.noted(rollouts::rollouts(self, name, limit).await)
+            }
+            async fn running_rollouts(&self) -> Result<Vec<Rollout>> {
+                self.noted(rollouts::running_rollouts(self).await)
+            }
+            async fn put_rollout_counts(&self, host: HostId, counts: &[(RolloutNo, RolloutCounts)]) -> Result<()> {
+                self.noted(rollouts::put_rollout_counts(self, host, counts).await)
+            }
+            async fn rollout_counts(&self, nos: &[RolloutNo]) -> Result<Vec<(RolloutNo, RolloutCounts)>> {
+                self.noted(rollouts::rollout_counts(self, nos).await)
+            }
+            async fn add_findings(&self, findings: &[(RolloutNo, Finding)]) -> Result<()> {
+                self.noted(rollouts::add_findings(self, findings).await)
+            }
+            async fn findings(&self, no: RolloutNo, limit: u32) -> Result<Vec<Finding>> {
+                self.noted(rollouts::findings(self, no, limit).await)
             }
             async fn plugins(&self) -> Result<Vec<PluginVersion>> {
                 self.noted(plugins::plugins(self).await)
             }
             async fn plugin_bytes(&self, no: VersionNo) -> Result<Option<Bytes>> {
                 self.noted(plugins::plugin_bytes(self, no).await)
+            }
+            async fn put_case(&self, new: &NewCase, keep: u32) -> Result<()> {
+                self.noted(cases::put_case(self, new, keep).await)
+            }
+            async fn cases(&self, plugin: &str, cursor: Option<i64>, limit: u32) -> Result<Page<KeptCase, i64>> {
+                self.noted(cases::cases(self, plugin, cursor, limit).await)
+            }
+            async fn case(&self, plugin: &str, id: i64) -> Result<Option<KeptCase>> {
+                self.noted(cases::case(self, plugin, id).await)
+            }
+            async fn prune_cases(&self, before: Time, limit: u32) -> Result<u64> {
+                self.noted(cases::prune_cases(self, before, limit).await)
             }
             async fn create_campaign(&self, id: CampaignId, spec: &CampaignSpec, now: Time) -> Result<()> {
                 self.noted(campaigns::create_campaign(self, id, spec, now).await)

@@ -12,12 +12,16 @@ const POSTGRES: &[File] = &[
     (2, "retention", include_str!("../../../migrations/postgres/0002_retention.sql")),
     (3, "lists", include_str!("../../../migrations/postgres/0003_lists.sql")),
     (4, "unknown", include_str!("../../../migrations/postgres/0004_unknown.sql")),
+    (5, "rollouts", include_str!("../../../migrations/postgres/0005_rollouts.sql")),
+    (6, "plugin_cases", include_str!("../../../migrations/postgres/0006_plugin_cases.sql")),
 ];
 const SQLITE: &[File] = &[
     (1, "schema", include_str!("../../../migrations/sqlite/0001_schema.sql")),
     (2, "retention", include_str!("../../../migrations/sqlite/0002_retention.sql")),
     (3, "lists", include_str!("../../../migrations/sqlite/0003_lists.sql")),
     (4, "unknown", include_str!("../../../migrations/sqlite/0004_unknown.sql")),
+    (5, "rollouts", include_str!("../../../migrations/sqlite/0005_rollouts.sql")),
+    (6, "plugin_cases", include_str!("../../../migrations/sqlite/0006_plugin_cases.sql")),
 ];
 
 /// The tables of PostgreSQL.

@@ -6,6 +6,7 @@
 
 mod audiences;
 mod campaigns;
+mod cases;
 mod closing;
 mod consent;
 mod devices;
@@ -16,6 +17,7 @@ mod paces;
 mod plugins;
 mod reading;
 mod retention;
+mod rollouts;
 mod runs;
 mod sequences;
 mod tokens;

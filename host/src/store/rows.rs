@@ -5,12 +5,14 @@ mod catalogue;
 mod contacts;
 mod errors;
 mod messages;
+mod rollouts;
 
 pub use campaigns::*;
 pub use catalogue::*;
 pub use contacts::*;
 pub use errors::*;
 pub use messages::*;
+pub use rollouts::*;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -7,6 +7,7 @@
 
 mod audiences;
 mod campaigns;
+mod cases;
 mod closing;
 mod consent;
 mod devices;
@@ -17,6 +18,7 @@ mod paces;
 mod plugins;
 mod reading;
 mod retention;
+mod rollouts;
 mod runs;
 mod sequences;
 mod steps;

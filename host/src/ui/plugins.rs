@@ -1,4 +1,4 @@
-//! Plugins: the list by kind, the upload with its report or refusal, and a plugin with its versions.
+//! Plugins: the list by kind, the upload with its report or refusal, and a plugin with its versions and rollouts.
 
 use askama::Template;
 use axum::Router;
@@ -10,10 +10,13 @@ use axum::routing::{get, post};
 use super::page::{self, Page};
 use super::session::{Posted, Session};
 use super::{Answer, Failure, Shared, actor, files, format, go};
+use crate::campaign::BadField;
 use crate::operations::OpError;
 use crate::operations::plugins::{self as operations, UploadReport};
+use crate::operations::rollouts::{self, Activation};
 use crate::plugin::PluginKind;
 use crate::plugins::FunctionStats;
+use crate::rollout::{Counts, Finding, Mode, Rollout, RolloutStatus, SideCounts, StableRow};
 use crate::store::PluginVersion;
 
 const WRITE: &str = "plugins:write";
@@ -22,7 +25,7 @@ pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/ui/plugins", get(list).post(upload))
         .route("/ui/plugins/{name}", get(show))
-        .route("/ui/plugins/{name}/activate", post(activate))
+        .route("/ui/plugins/{name}/{action}", post(act))
         // The settings limit the size of a plugin, which is checked as it arrives.
         .layer(DefaultBodyLimit::disable())
 }
@@ -30,7 +33,7 @@ pub(super) fn routes() -> Router<Shared> {
 /// What an upload came to.
 enum Uploaded {
     Accepted { version: Box<PluginVersion>, is_new: bool, report: UploadReport },
-    Refused { check: String, detail: String },
+    Refused { check: String, detail: String, items: Vec<BadField> },
 }
 
 /// The kinds with their titles, in the order of the page.
@@ -87,16 +90,20 @@ async fn upload(State(ui): State<Shared>, session: Session, mut form: Multipart)
         _ => None,
     };
     let refused = match files::file(&mut form).await? {
-        None => Uploaded::Refused { check: "no-file".to_owned(), detail: "Choose a file.".to_owned() },
+        None => {
+            Uploaded::Refused { check: "no-file".to_owned(), detail: "Choose a file.".to_owned(), items: Vec::new() }
+        }
         Some(file) => {
             let bytes = files::whole(file, ui.core.config.plugin_max_bytes).await?;
-            match operations::upload(&ui.core, &actor(&session), bytes, activate).await {
+            match operations::upload(&ui.core, &actor(&session), bytes, activate, None).await {
                 Ok((version, is_new, report)) => {
                     let accepted = Uploaded::Accepted { version: Box::new(version), is_new, report };
                     return listing(&ui, session, Some(accepted)).await;
                 }
-                Err(OpError::Refused { code, detail }) => Uploaded::Refused { check: code, detail },
-                Err(OpError::Conflict(detail)) => Uploaded::Refused { check: "conflict".to_owned(), detail },
+                Err(OpError::Refused { code, detail, items }) => Uploaded::Refused { check: code, detail, items },
+                Err(OpError::Conflict(detail)) => {
+                    Uploaded::Refused { check: "conflict".to_owned(), detail, items: Vec::new() }
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -115,11 +122,71 @@ struct ShowPage {
     adapter_schema: String,
     /// Its calls on this server since it was loaded; none where it is not loaded.
     calls: Vec<FunctionStats>,
+    /// The rollout that is running, or the last one.
+    rollout: Option<Tried>,
+    /// Which version was active before.
+    history: Vec<StableRow>,
+}
+
+impl ShowPage {
+    /// Whether a rollout tries this version.
+    fn is_next(&self, version: &PluginVersion) -> bool {
+        let running = self.rollout.as_ref().filter(|tried| tried.is_running());
+        running.is_some_and(|tried| tried.rollout.spec.mode != Mode::Watch && tried.rollout.candidate.0 == version.no)
+    }
+}
+
+/// A rollout with what was seen of it.
+struct Tried {
+    rollout: Rollout,
+    counts: Counts,
+    findings: Vec<Finding>,
+    /// The share in force.
+    share: String,
+}
+
+/// Findings that the page shows.
+const FINDINGS: u32 = 20;
+
+impl Tried {
+    fn is_running(&self) -> bool {
+        self.rollout.status == RolloutStatus::Running
+    }
+
+    /// The state of the rollout, and its colour.
+    fn state(&self) -> (&'static str, &'static str) {
+        match self.rollout.status {
+            RolloutStatus::Running => ("running", "busy"),
+            RolloutStatus::Promoted => ("promoted", "ok"),
+            RolloutStatus::Passed => ("nothing went wrong", "ok"),
+            RolloutStatus::RolledBack => ("rolled back", "bad"),
+            RolloutStatus::Aborted => ("aborted", "warn"),
+            RolloutStatus::Superseded => ("superseded", ""),
+        }
+    }
+
+    /// Both versions with what was seen of them.
+    fn sides(&self) -> [(&str, &SideCounts); 2] {
+        [(&self.rollout.candidate.1, &self.counts.candidate), (&self.rollout.stable.1, &self.counts.stable)]
+    }
+}
+
+async fn tried(ui: &Shared, name: &str) -> Result<Option<Tried>, OpError> {
+    let Some((rollout, counts)) = rollouts::list(&ui.core, name).await?.into_iter().next() else { return Ok(None) };
+    let (rollout, findings) = rollouts::findings(&ui.core, name, Some(rollout.no), FINDINGS).await?;
+    let at = rollout.ended.as_ref().map_or_else(|| ui.core.clock.now(), |(at, _)| *at);
+    let share = format!("{}\u{202f}%", rollout.share(at) * 100.0);
+    Ok(Some(Tried { rollout, counts, findings, share }))
+}
+
+/// Microseconds, where there were any calls.
+fn micros(us: Option<u64>) -> String {
+    us.map_or_else(|| "–".to_owned(), |us| format!("{} µs", format::number(us)))
 }
 
 /// The mean duration of a function's calls, in microseconds.
 fn mean_us(stats: &FunctionStats) -> String {
-    stats.total_us.checked_div(stats.calls).map_or_else(|| "–".to_owned(), |us| format!("{} µs", format::number(us)))
+    micros(stats.total_us.checked_div(stats.calls))
 }
 
 async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<String>) -> Answer {
@@ -130,11 +197,32 @@ async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<Strin
     let schema = format::pretty_json(&shown.info.config_schema);
     let adapter_schema = format::pretty_json(&shown.info.adapter_schema);
     let calls = ui.core.plugins.by_no(shown.no).map(|p| p.stats().functions).unwrap_or_default();
-    page::html(&ShowPage { page, versions, shown, schema, adapter_schema, calls })
+    let (rollout, history) = (tried(&ui, &name).await?, rollouts::history(&ui.core, &name).await?);
+    page::html(&ShowPage { page, versions, shown, schema, adapter_schema, calls, rollout, history })
 }
 
-async fn activate(State(ui): State<Shared>, Path(name): Path<String>, posted: Posted) -> Answer {
+async fn act(State(ui): State<Shared>, Path((name, action)): Path<(String, String)>, posted: Posted) -> Answer {
     posted.session.require(WRITE)?;
-    operations::activate(&ui.core, &actor(&posted.session), &name, posted.fields.get("version")).await?;
-    go(&format!("/ui/plugins/{}?done=activated", page::url_part(&name)))
+    let (core, actor) = (&ui.core, actor(&posted.session));
+    let done = match action.as_str() {
+        "activate" => {
+            let how = Activation { force: posted.fields.get("force") == "yes", ..Activation::default() };
+            rollouts::activate(core, &actor, &name, posted.fields.get("version"), how).await?;
+            "activated"
+        }
+        "rollback" => {
+            rollouts::rollback(core, &actor, &name, None).await?;
+            "rolled-back"
+        }
+        "promote" => {
+            rollouts::promote(core, &actor, &name).await?;
+            "promoted"
+        }
+        "abort" => {
+            rollouts::abort(core, &actor, &name, None).await?;
+            "aborted"
+        }
+        _ => return Err(Failure::NotFound(format!("action {action}"))),
+    };
+    go(&format!("/ui/plugins/{}?done={done}", page::url_part(&name)))
 }

@@ -19,9 +19,11 @@ use crate::egress::{Egress, EgressPolicy};
 use crate::http::noting_who_asks;
 use crate::id::{CampaignId, Digest, HostId, TokenId};
 use crate::metrics::Metrics;
+use crate::plugin::{PluginInfo, PluginKind};
 use crate::plugins::{PluginHost, PluginLimits, Registry};
 use crate::queue::memory::MemoryQueue;
-use crate::store::{self, NewContact, TokenRow};
+use crate::rollout::{Counts, Ending, Mode, RolloutSpec, SideCounts};
+use crate::store::{self, NewContact, NewPluginVersion, TokenRow};
 
 struct Dashboard {
     router: Router,
@@ -382,6 +384,59 @@ async fn a_campaign_is_paused_resumed_and_cancelled() {
     let again = ui.post(&format!("/ui/campaigns/{id}/pause"), &cookie, &format!("csrf={proof}")).await;
     assert_eq!(again.status(), StatusCode::CONFLICT);
     assert!(text(again).await.contains("a campaign that is cancelled cannot be paused"));
+}
+
+#[tokio::test]
+async fn a_plugins_page_shows_what_is_tried_and_what_went_wrong() {
+    let ui = Dashboard::new().await;
+    let (store, now) = (&ui.core.store, ui.core.clock.now());
+    for version in ["1.0.0", "1.1.0"] {
+        let info = PluginInfo {
+            name: "greet".to_owned(),
+            version: version.to_owned(),
+            summary: "Greets.".to_owned(),
+            config_schema: "{}".to_owned(),
+            adapter_schema: String::new(),
+            hosts: Vec::new(),
+            secrets: Vec::new(),
+            capabilities: Vec::new(),
+        };
+        let bytes = bytes::Bytes::from(version);
+        let (kind, imports, digest) = (PluginKind::Template, Vec::new(), Digest::of(&bytes));
+        let new = NewPluginVersion { kind, info, imports, digest, bytes };
+        store.put_plugin(&new, version == "1.0.0", now).await.unwrap();
+    }
+    let spec = RolloutSpec { mode: Mode::Canary, share: 0.25, for_ms: None, ..RolloutSpec::watch(1) };
+    let start = async || store.start_rollout("greet", "1.1.0", &spec, true, "ann", now).await.unwrap().unwrap();
+    let rollout = start().await;
+    let candidate = SideCounts { calls: 1_234, traps: 7, ..SideCounts::default() };
+    store.put_rollout_counts(ui.core.host, &[(rollout.no, Counts { candidate, ..Counts::default() })]).await.unwrap();
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    let (status, page) = ui.get("/ui/plugins/greet", &cookie).await;
+    assert_eq!(status, StatusCode::OK);
+    for part in
+        ["Canary of 1.1.0 against 1.0.0", "25\u{202f}% of the devices", ">next<", ">stable<", "Promote", "Abort"]
+    {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(page.contains(&super::format::number(1_234)), "{page}");
+    let form = format!("csrf={proof}");
+    let answer = ui.post("/ui/plugins/greet/abort", &cookie, &form).await;
+    assert_eq!(answer.headers()[header::LOCATION], "/ui/plugins/greet?done=aborted");
+    assert!(store.running_rollouts().await.unwrap().is_empty());
+
+    let (rollout, why) = (start().await, "7 of 1234 calls <crashed>");
+    store.end_rollout(rollout.no, &Ending::RolledBack, "system", why, now).await.unwrap().unwrap();
+    let (_, page) = ui.get("/ui/plugins/greet", &cookie).await;
+    assert!(page.contains("rolled back") && page.contains(">quarantine<"), "{page}");
+    assert!(page.contains("Activate all the same") && !page.contains(why), "{page}");
+    assert_eq!(ui.post("/ui/plugins/greet/activate", &cookie, &format!("{form}&version=1.1.0")).await.status(), 409);
+    let forced = ui.post("/ui/plugins/greet/activate", &cookie, &format!("{form}&version=1.1.0&force=yes")).await;
+    assert_eq!(forced.status(), StatusCode::SEE_OTHER);
+    let back = ui.post("/ui/plugins/greet/rollback", &cookie, &form).await;
+    assert_eq!(back.status(), StatusCode::SEE_OTHER);
+    let (_, page) = ui.get("/ui/plugins/greet", &cookie).await;
+    assert!(page.contains("Stable versions") && page.contains("it was rolled back"), "{page}");
 }
 
 #[tokio::test]

@@ -10,12 +10,17 @@ use crate::device::Device;
 use crate::egress::{Egress, EgressAnswer};
 use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
 use crate::fleet::{Configured, Fleet, LiveRun};
+use crate::id::MessageId;
 use crate::message::{Reason, Work};
 use crate::plugins::{
-    CallContext, Content, DeviceFacts, MessageRef, Outbound, PluginFault, Progress, RecipientFacts, RenderJob, Step,
+    Answer, CallContext, Content, DeviceFacts, MessageRef, Outbound, Plugin, PluginFault, Progress, RecipientFacts,
+    RenderJob, Step,
 };
+use crate::trial::{Side, Sides, Trial};
+use crate::trials;
 use crate::workers::accounts::AccountStates;
 use crate::workers::leases::{Lease, Leases};
+use crate::workers::shadow::Shadows;
 use crate::workers::verdict::Ended;
 
 /// Everything that an attempt needs.
@@ -30,6 +35,8 @@ pub struct Attempt {
     pub device: Arc<Device>,
     /// The device's lease.
     pub lease: Arc<Lease>,
+    /// The versions that it begins with.
+    pub sides: Sides,
 }
 
 /// What an attempt came to.
@@ -38,6 +45,8 @@ pub struct Finished {
     pub ended: Ended,
     /// Characters of the message, 0 when none was made.
     pub text_length: u32,
+    /// The versions that it ended with.
+    pub sides: Sides,
 }
 
 /// What attempts share.
@@ -52,17 +61,19 @@ pub struct Sending {
     pub egress: Egress,
     /// What senders keep per account.
     pub accounts: AccountStates,
+    /// Calls of versions that are only compared.
+    pub shadows: Shadows,
 }
 
 impl Sending {
     /// Carries an attempt out.
     pub async fn run(&self, attempt: &Attempt) -> Finished {
-        let mut text_length = 0;
-        let ended = self.carry_out(attempt, &mut text_length).await;
-        Finished { ended, text_length }
+        let (mut text_length, mut sides) = (0, attempt.sides);
+        let ended = self.carry_out(attempt, &mut text_length, &mut sides).await;
+        Finished { ended, text_length, sides }
     }
 
-    async fn carry_out(&self, attempt: &Attempt, text_length: &mut u32) -> Ended {
+    async fn carry_out(&self, attempt: &Attempt, text_length: &mut u32, sides: &mut Sides) -> Ended {
         let Attempt { work, run, device, .. } = attempt;
         let now = self.core.clock.now();
         if run.run.plan.expires_at.is_some_and(|at| at <= now) {
@@ -83,31 +94,32 @@ impl Sending {
             device: Arc::clone(&facts),
             random: rand::random(),
         };
-        let content = match self.render(&run.template, job).await {
+        let content = match self.render(attempt, &mut sides.template, job).await {
             Ok(content) => content,
             Err(fault) => return Ended::FaultBefore("template", fault),
         };
         *text_length = u32::try_from(content.text.chars().count()).unwrap_or(u32::MAX);
 
         let account = attempt.device.spec.account.as_deref().unwrap_or(device.spec.id.as_str());
-        let outbound = Outbound {
-            message,
-            recipient,
-            content,
-            device: facts,
-            account_state: self.accounts.get(attempt.sender.plugin.digest, account),
-        };
+        let outbound = Outbound { message, recipient, content, device: facts, account_state: String::new() };
         let deadline = Instant::now() + self.core.config.send_timeout();
-        let mut progress = match attempt.sender.plugin.start(&self.context(&attempt.sender), outbound).await {
+        let tried = sides.sender == Side::Candidate;
+        // What the stable version would go on with.
+        let spare = tried.then(|| outbound.clone());
+        let side = &mut sides.sender;
+        let mut progress = match self.start(attempt, *side, account, outbound).await {
             Ok(progress) => progress,
-            Err(fault) => return Ended::FaultBefore("sender", fault),
+            Err(fault) => match self.start_again(attempt, side, account, spare.clone(), fault).await {
+                Ok(progress) => progress,
+                Err(fault) => return Ended::FaultBefore("sender", fault),
+            },
         };
         // Whether some byte may have left: from then on nothing that goes wrong proves that the message was not sent.
         let mut left = false;
         for round in 0..=MAX_ROUNDS {
             let Progress { step, account_state } = progress;
             if let Some(state) = account_state {
-                self.accounts.put(attempt.sender.plugin.digest, account, state);
+                self.accounts.put(attempt.sender.at(*side).digest, account, state);
             }
             let (request, state) = match step {
                 Step::Done(outcome) => return Ended::Outcome(outcome),
@@ -125,12 +137,18 @@ impl Sending {
             }
             let answer = self.egress.send(egress_request(request), remaining).await;
             left |= !matches!(answer, EgressAnswer::NotSent(_));
-            let resumed =
-                attempt.sender.plugin.resume(&self.context(&attempt.sender), &state, plugin_answer(answer)).await;
-            progress = match resumed {
+            progress = match self.resume(attempt, *side, &state, plugin_answer(answer)).await {
                 Ok(progress) => progress,
-                Err(fault) if left => return Ended::FaultAfter(fault),
-                Err(fault) => return Ended::FaultBefore("sender", fault),
+                Err(fault) if left => {
+                    if let Some(trial) = attempt.sender.to_blame(*side) {
+                        self.blame(attempt, trial, &fault, None);
+                    }
+                    return Ended::FaultAfter(fault);
+                }
+                Err(fault) => match self.start_again(attempt, side, account, spare.clone(), fault).await {
+                    Ok(progress) => progress,
+                    Err(fault) => return Ended::FaultBefore("sender", fault),
+                },
             };
         }
         interrupted(left, "too-many-requests", "the sender asked for more than 8 requests for one message")
@@ -149,16 +167,120 @@ impl Sending {
         (suppressed && !left).then_some(Ended::Suppressed)
     }
 
-    async fn render(&self, template: &Configured, job: RenderJob) -> Result<Content, PluginFault> {
-        let mut rendered = template.plugin.render(&self.context(template), vec![job]).await?;
-        match (rendered.pop(), rendered.is_empty()) {
-            (Some(content), true) => content,
-            _ => Err(PluginFault::Output("render gave another number of answers than it was asked for".to_owned())),
+    /// What the message says, by the version of this side; by the stable one, when the candidate fails.
+    async fn render(&self, attempt: &Attempt, side: &mut Side, job: RenderJob) -> Result<Content, PluginFault> {
+        let template = &attempt.run.template;
+        let context = self.context(template);
+        let Some(trial) = &template.trial else { return render(&template.plugin, &context, job).await };
+        let began = Instant::now();
+        let rendered = render(trial.at(*side), &context, job.clone()).await;
+        trial.called(*side, began.elapsed(), rendered.as_ref().err());
+        if let Err(fault) = &rendered
+            && *side == Side::Candidate
+        {
+            *side = Side::Fallback;
+            let again = render(&trial.stable, &context, job).await;
+            self.blame(attempt, trial, fault, again.as_ref().err());
+            return side.after(fault, again);
         }
+        if trial.is_sampled() {
+            let (candidate, stable) = (Arc::clone(&trial.candidate), rendered.clone());
+            let call = async move { render(&candidate, &context, job).await };
+            let (message, device) = (attempt.work.message, &attempt.device);
+            self.shadows.cast(trial, message, device, call, move |d, answer| d.contents(&stable, answer));
+        }
+        rendered
+    }
+
+    /// What a sender wants done first, by the version of this side.
+    async fn start(
+        &self,
+        attempt: &Attempt,
+        side: Side,
+        account: &str,
+        mut outbound: Outbound,
+    ) -> Result<Progress, PluginFault> {
+        let sender = &attempt.sender;
+        let (plugin, context) = (sender.at(side), self.context(sender));
+        outbound.account_state = self.accounts.get(plugin.digest, account);
+        let Some(trial) = &sender.trial else { return plugin.start(&context, outbound).await };
+        let shadow = trial.is_sampled().then(|| outbound.clone());
+        let began = Instant::now();
+        let started = plugin.start(&context, outbound).await;
+        trial.called(side, began.elapsed(), started.as_ref().err());
+        if let Some(outbound) = shadow {
+            let (candidate, stable) = (Arc::clone(&trial.candidate), started.clone());
+            let call = async move { candidate.start(&context, outbound).await };
+            let (message, device) = (attempt.work.message, &attempt.device);
+            self.shadows.cast(trial, message, device, call, move |d, answer| d.starts(&stable, answer));
+        }
+        started
+    }
+
+    /// A sender has failed before anything left: a candidate is followed by the stable version, from the start.
+    async fn start_again(
+        &self,
+        attempt: &Attempt,
+        side: &mut Side,
+        account: &str,
+        spare: Option<Outbound>,
+        fault: PluginFault,
+    ) -> Result<Progress, PluginFault> {
+        let (Some(trial), Some(outbound)) = (attempt.sender.to_blame(*side), spare) else { return Err(fault) };
+        *side = Side::Fallback;
+        let again = self.start(attempt, *side, account, outbound).await;
+        self.blame(attempt, trial, &fault, again.as_ref().err());
+        side.after(&fault, again)
+    }
+
+    async fn resume(
+        &self,
+        attempt: &Attempt,
+        side: Side,
+        state: &str,
+        answer: Answer,
+    ) -> Result<Progress, PluginFault> {
+        let sender = &attempt.sender;
+        let began = Instant::now();
+        let resumed = sender.at(side).resume(&self.context(sender), state, answer).await;
+        if let Some(trial) = &sender.trial {
+            trial.called(side, began.elapsed(), resumed.as_ref().err());
+        }
+        resumed
+    }
+
+    /// Counts a candidate's fault, with the stable version's in its place, if it had one.
+    fn blame(&self, attempt: &Attempt, trial: &Trial, fault: &PluginFault, again: Option<&PluginFault>) {
+        note_fault(&self.core, trial, attempt.work.message, &attempt.device, fault, again);
     }
 
     fn context(&self, configured: &Configured) -> CallContext {
         CallContext { config: configured.config.clone(), now: self.core.clock.now(), random: rand::random() }
+    }
+}
+
+/// One message by one version of a template.
+async fn render(plugin: &Plugin, context: &CallContext, job: RenderJob) -> Result<Content, PluginFault> {
+    let mut rendered = plugin.render(context, vec![job]).await?;
+    match (rendered.pop(), rendered.is_empty()) {
+        (Some(content), true) => content,
+        _ => Err(PluginFault::Output("render gave another number of answers than it was asked for".to_owned())),
+    }
+}
+
+/// Counts and notes a fault of a candidate; many have the rollout looked at at once.
+pub(super) fn note_fault(
+    core: &Core,
+    trial: &Trial,
+    message: MessageId,
+    device: &Device,
+    fault: &PluginFault,
+    again: Option<&PluginFault>,
+) {
+    if trial.failed(fault, again) {
+        trial.note_fault(core.clock.now(), message, device, fault);
+        core.metrics.fell_back(&trial.rollout.name);
+        trials::alarm(core, trial);
     }
 }
 

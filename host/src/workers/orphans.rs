@@ -168,8 +168,17 @@ async fn pace_after(
     let outcome = LastOutcome::Retried;
     match (device, live) {
         (Some(device), Some(run)) => {
-            let send = pacing::Send { device, outcome, backlog: 0, text_length: 0, now, random: rand::random() };
-            let (paced, fault) = pacing::after_send(run, pace, send).await;
+            let send = pacing::Send {
+                device,
+                outcome,
+                backlog: 0,
+                text_length: 0,
+                now,
+                random: rand::random(),
+                message: left.message,
+                side: run.delay.side(device.no),
+            };
+            let (paced, fault) = pacing::after_send(&pool.sending, run, pace, send).await;
             if let Some(fault) = fault {
                 pool.breakers.delay_fault(run, &fault);
             }

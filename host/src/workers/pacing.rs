@@ -1,13 +1,19 @@
 //! When a device may send next: what its delay strategy says, clamped by what no plugin can bypass. No I/O but the
-//! plugin's call.
+//! plugins' calls.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::clock::Time;
 use crate::device::{Caps, Device, LastOutcome, Pace};
 use crate::fleet::LiveRun;
-use crate::plugins::{CallContext, DeviceFacts, PaceFacts, PluginFault};
+use crate::id::MessageId;
+use crate::plugins::{CallContext, DeviceFacts, NextDelay, PaceFacts, PluginFault};
+use crate::rollout::Differences;
+use crate::trial::Side;
+use crate::workers::attempt::{Sending, note_fault};
 
 /// The longest state that a delay strategy may keep, in bytes.
 const MAX_STATE: usize = 4096;
@@ -21,6 +27,8 @@ pub struct Paced {
     pub pace: Pace,
     /// Whether the pace must reach the store with the settlement: losing it could let the device send too early.
     pub must_last: bool,
+    /// The version of the delay strategy that said so.
+    pub side: Side,
 }
 
 /// What the delay strategy needs to know about the send.
@@ -38,17 +46,29 @@ pub struct Send<'a> {
     pub now: Time,
     /// Uniform over all u32.
     pub random: u32,
+    /// The message.
+    pub message: MessageId,
+    /// The version of the delay strategy that is asked.
+    pub side: Side,
 }
 
 /// Counts the send and asks the run's delay strategy how long the device waits. A strategy that fails costs the campaign's
-/// longest delay, not its pace: the fault is returned beside it.
-pub async fn after_send(run: &LiveRun, mut pace: Pace, send: Send<'_>) -> (Paced, Option<PluginFault>) {
+/// longest delay, not its pace: the fault is returned beside it. One that is only tried costs nothing: the stable version is asked
+/// in its place.
+pub async fn after_send(
+    shared: &Sending,
+    run: &LiveRun,
+    mut pace: Pace,
+    send: Send<'_>,
+) -> (Paced, Option<PluginFault>) {
     let first = pace.first_day.is_none();
     note(&mut pace, send.outcome, send.now);
     let limits = &run.run.plan.delay;
     let context = CallContext { config: run.delay.config.clone(), now: send.now, random: send.random };
     let state = pace.states.get(&run.run.key).cloned().unwrap_or_default();
-    let (asked, fault) = match run.delay.plugin.next_delay(&context, facts(run, &pace, &send), &state).await {
+    let mut side = send.side;
+    let (asked, fault) = match next_delay(shared, run, &send, &mut side, context, facts(run, &pace, &send), state).await
+    {
         Ok(next) => {
             if next.state.len() <= MAX_STATE {
                 pace.keep_state(run.run.key, next.state);
@@ -60,7 +80,42 @@ pub async fn after_send(run: &LiveRun, mut pace: Pace, send: Send<'_>) -> (Paced
     };
     let wait = clamp(&mut pace, asked, (limits.min_ms, limits.max_ms), &send.device.spec.caps, send.now);
     let must_last = first || must_last(wait, &send.device.spec.caps) || !pace.states.is_empty();
-    (Paced { wait, pace, must_last }, fault)
+    // A candidate that fails ends its rollout, not the campaign.
+    (Paced { wait, pace, must_last, side }, fault.filter(|_| side != Side::Candidate))
+}
+
+/// Asks the version of this side; the stable one, when the candidate fails.
+async fn next_delay(
+    shared: &Sending,
+    run: &LiveRun,
+    send: &Send<'_>,
+    side: &mut Side,
+    context: CallContext,
+    facts: PaceFacts,
+    state: String,
+) -> Result<NextDelay, PluginFault> {
+    let Some(trial) = &run.delay.trial else { return run.delay.plugin.next_delay(&context, facts, &state).await };
+    let began = Instant::now();
+    let asked = trial.at(*side).next_delay(&context, facts.clone(), &state).await;
+    trial.called(*side, began.elapsed(), asked.as_ref().err());
+    if let Err(fault) = &asked
+        && *side == Side::Candidate
+    {
+        *side = Side::Fallback;
+        let again = trial.stable.next_delay(&context, facts, &state).await;
+        note_fault(&shared.core, trial, send.message, send.device, fault, again.as_ref().err());
+        return side.after(fault, again);
+    }
+    if trial.is_sampled() {
+        let (candidate, stable) = (Arc::clone(&trial.candidate), asked.clone());
+        let tolerance = trial.rollout.spec.tolerance_ms;
+        let call = async move { candidate.next_delay(&context, facts, &state).await };
+        let compare = move |d: &mut Differences, answer: &Result<NextDelay, PluginFault>| {
+            d.delays(&stable, answer, tolerance);
+        };
+        shared.shadows.cast(trial, send.message, send.device, call, compare);
+    }
+    asked
 }
 
 /// Counts a send that ended at `now`.

@@ -18,7 +18,7 @@ use crate::queue::{Disposal, Finish, Wake};
 use crate::workers::attempt::Attempt;
 use crate::workers::leases::Lease;
 use crate::workers::turns::{Answer, Done, Next, Release, Turn};
-use crate::workers::verdict::Facts;
+use crate::workers::verdict::{Ended, Facts};
 use crate::workers::{Pool, orphans, pacing};
 
 /// How long a session goes on taking messages: the price that other devices, higher priorities and a pause may pay for it.
@@ -90,12 +90,14 @@ impl Session {
                 }
             };
             self.lease.goes_on(message);
+            let sides = run.sides(&sender, self.device.no);
             let claim = Claim {
                 message,
                 device: self.device.no,
                 channel: self.device.spec.channel.clone(),
                 token: self.lease.token(),
-                versions: run.versions(&sender),
+                versions: run.versions(&sender, sides),
+                uncertainty: pool.core.clock.uncertainty(),
             };
             let (answer, begun) = oneshot::channel();
             let turn = Turn { done: course.done.take(), next: Next::Begin(claim, answer) };
@@ -121,7 +123,8 @@ impl Session {
                 }
             };
             pool.metrics.begun_late(pool.core.clock.monotonic().saturating_sub(self.due_at));
-            let attempt = Attempt { work, run, sender, device: self.device.clone(), lease: self.lease.clone() };
+            let (device, lease) = (self.device.clone(), self.lease.clone());
+            let attempt = Attempt { work, run, sender, device, lease, sides };
             self.attempt(pool, attempt, rank, &mut course).await;
             self.due_at = course.next_at;
             let now = pool.core.clock.monotonic();
@@ -205,20 +208,30 @@ impl Session {
     async fn attempt(&mut self, pool: &Pool, attempt: Attempt, rank: i64, course: &mut Course) {
         let started_at = pool.core.clock.now();
         let finished = pool.sending.run(&attempt).await;
+        let mut sides = finished.sides;
         let (now, monotonic) = (pool.core.clock.now(), pool.core.clock.monotonic());
         let (run, device) = (&attempt.run, &attempt.device);
         let facts = Facts {
             retry: &run.run.plan.retry,
             delivery: run.run.plan.delivery,
-            provider_deduplicates: attempt.sender.plugin.info.can("provider-deduplicates"),
+            provider_deduplicates: attempt.sender.at(sides.sender).info.can("provider-deduplicates"),
             failures: attempt.work.failures,
             recipient: &attempt.work.recipient,
             channel: &device.spec.channel,
             now,
             random: rand::random(),
         };
+        let is_tried = match &finished.ended {
+            Ended::FaultBefore("template", _) => run.template.to_blame(sides.template),
+            Ended::FaultBefore(..) | Ended::FaultAfter(_) => attempt.sender.to_blame(sides.sender),
+            _ => None,
+        }
+        .is_some();
         let verdict = facts.judge(finished.ended);
-        pool.breakers.note(run, &verdict);
+        // A candidate that fails ends its rollout, not the campaign.
+        if !is_tried {
+            pool.breakers.note(run, &verdict);
+        }
 
         let mut delay = Duration::ZERO;
         let mut must_last = false;
@@ -231,8 +244,19 @@ impl Session {
                 text_length: finished.text_length,
                 now,
                 random: rand::random(),
+                message: attempt.work.message,
+                side: sides.delay,
             };
-            let (paced, fault) = pacing::after_send(run, std::mem::take(&mut self.pace), send).await;
+            let pace = std::mem::take(&mut self.pace);
+            let (paced, fault) = pacing::after_send(&pool.sending, run, pace, send).await;
+            sides.delay = paced.side;
+            for (of, side) in
+                [(&run.template, sides.template), (&run.delay, sides.delay), (&attempt.sender, sides.sender)]
+            {
+                if let Some(trial) = &of.trial {
+                    trial.ended(side, outcome);
+                }
+            }
             if let Some(fault) = fault {
                 pool.breakers.delay_fault(run, &fault);
             }
@@ -252,7 +276,7 @@ impl Session {
                 device: device.no,
                 token: attempt.lease.token(),
                 attempt: attempt.work.attempt,
-                versions: run.versions(&attempt.sender),
+                versions: run.versions(&attempt.sender, sides),
                 sequence: orphans::advance(run, &verdict.settled, now),
                 outcome: verdict.settled,
                 started_at,

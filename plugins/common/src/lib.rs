@@ -1,5 +1,8 @@
-//! What the first-party plugins share: configurations that are parsed once, random numbers that follow from the call's own, and
-//! a heap for short calls.
+//! What the first-party plugins share: configurations that are parsed once, random numbers that follow from the call's own, what
+//! senders of HTTP APIs have in common, and a heap for short calls.
+
+pub mod contract;
+pub mod provider;
 
 // Its blocks are those of one thread: not for other machines, where tests compile this.
 #[cfg(target_family = "wasm")]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use common::contract::types::PluginError;
+use common::provider::{On5xx, percent};
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State as Rendering, UndefinedBehavior};
 use serde::Deserialize;
-
-use crate::bindings::carillon::plugin::types::PluginError;
 
 /// The configuration as users write it.
 #[derive(Deserialize)]
@@ -89,15 +89,6 @@ pub enum Waits {
     Account,
 }
 
-/// What a server error proves.
-#[derive(Deserialize, Clone, Copy, Default, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub enum On5xx {
-    #[default]
-    Transient,
-    Unknown,
-}
-
 /// What a particular answer means.
 #[derive(Deserialize)]
 pub struct Rule {
@@ -129,15 +120,13 @@ pub enum Meaning {
 pub struct Compiled {
     pub config: Config,
     env: Environment<'static>,
-    /// Names of headers, and how many secrets the value's template has.
-    headers: Headers,
-    /// The same for a look-up, when it has its own.
-    lookup_headers: Option<Headers>,
 }
 
-type Headers = Vec<(String, usize)>;
-
 const SECRET: &str = "{{secret:";
+/// Stands for the beginning of a placeholder while a template is rendered, so that no value can bring one: what comes out with
+/// the real beginning was not in the template, and a value that has this character, which no URL and no header may have, is
+/// refused.
+const MARK: char = '\u{1}';
 
 impl Compiled {
     /// Reads a configuration.
@@ -155,22 +144,21 @@ impl Compiled {
         env.set_auto_escape_callback(move |name| match name {
             "url" | "lookup.url" => AutoEscape::Custom("percent".into()),
             "body" => AutoEscape::Custom(escape.into()),
-            _ => AutoEscape::None,
+            _ => AutoEscape::Custom("none".into()),
         });
         env.set_formatter(format);
         add(&mut env, "url", &config.url)?;
         if let Some(body) = &config.body {
             add(&mut env, "body", body)?;
         }
-        let headers = add_headers(&mut env, "headers", &config.headers)?;
-        let mut lookup_headers = None;
+        add_headers(&mut env, "headers", &config.headers)?;
         if let Some(lookup) = &config.lookup {
             add(&mut env, "lookup.url", &lookup.url)?;
             if let Some(headers) = &lookup.headers {
-                lookup_headers = Some(add_headers(&mut env, "lookup.headers", headers)?);
+                add_headers(&mut env, "lookup.headers", headers)?;
             }
         }
-        Ok(Self { config, env, headers, lookup_headers })
+        Ok(Self { config, env })
     }
 
     /// The URL of a message.
@@ -185,7 +173,7 @@ impl Compiled {
 
     /// The configured headers of a message.
     pub fn headers(&self, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
-        self.rendered("headers", &self.headers, ctx)
+        self.rendered("headers", &self.config.headers, ctx)
     }
 
     /// The URL of a message's look-up.
@@ -195,27 +183,24 @@ impl Compiled {
 
     /// The headers of a message's look-up.
     pub fn lookup_headers(&self, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
-        match &self.lookup_headers {
+        match self.config.lookup.as_ref().and_then(|lookup| lookup.headers.as_ref()) {
             Some(own) => self.rendered("lookup.headers", own, ctx),
             None => self.headers(ctx),
         }
     }
 
-    fn rendered(&self, field: &str, headers: &Headers, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
-        let header = |(name, secrets): &(String, usize)| {
-            let value = self.part(&format!("{field}.{name}"), ctx)?;
-            // A value that brings a placeholder of its own would fetch a secret.
-            if value.matches(SECRET).count() != *secrets {
-                return Err(PluginError::InvalidInput(format!("{field}.{name}: a value holds {SECRET}")));
-            }
-            Ok((name.clone(), value))
-        };
-        headers.iter().map(header).collect()
+    fn rendered(
+        &self,
+        field: &str,
+        headers: &BTreeMap<String, String>,
+        ctx: &Value,
+    ) -> Result<Vec<(String, String)>, PluginError> {
+        headers.keys().map(|name| Ok((name.clone(), self.part(&format!("{field}.{name}"), ctx)?))).collect()
     }
 
     fn part(&self, name: &str, ctx: &Value) -> Result<String, PluginError> {
         let template = self.env.get_template(name).map_err(|e| PluginError::Internal(e.to_string()))?;
-        template.render(ctx).map_err(|error| {
+        let text = template.render(ctx).map_err(|error| {
             let line = error.line().unwrap_or(1);
             if error.kind() != ErrorKind::UndefinedError {
                 // The error's detail may quote a value, so only its kind is told.
@@ -226,7 +211,12 @@ impl Compiled {
             missing.sort();
             let missing = missing.first().map_or("a value", String::as_str);
             PluginError::InvalidInput(format!("{name}, line {line}: {missing} is not defined"))
-        })
+        })?;
+        // In a body the host replaces nothing, so it may say what it likes.
+        if name != "body" && text.contains(SECRET) {
+            return Err(PluginError::InvalidInput(format!("{name}: a value holds {SECRET}")));
+        }
+        Ok(if text.contains(MARK) { text.replace(MARK, SECRET) } else { text })
     }
 }
 
@@ -242,13 +232,8 @@ fn add_headers(
     env: &mut Environment<'static>,
     field: &str,
     headers: &BTreeMap<String, String>,
-) -> Result<Headers, PluginError> {
-    let mut added = Vec::new();
-    for (name, value) in headers {
-        add(env, &format!("{field}.{name}"), value)?;
-        added.push((name.clone(), value.matches(SECRET).count()));
-    }
-    Ok(added)
+) -> Result<(), PluginError> {
+    headers.iter().try_for_each(|(name, value)| add(env, &format!("{field}.{name}"), value))
 }
 
 fn add(env: &mut Environment<'static>, name: &str, source: &str) -> Result<(), PluginError> {
@@ -267,7 +252,7 @@ fn keep_secrets(source: &str) -> String {
         let Some((name, after)) = after.split_once("}}") else { break };
         out.push_str(before);
         out.push_str("{% raw %}");
-        out.push_str(SECRET);
+        out.push(MARK);
         out.push_str(name);
         out.push_str("}}{% endraw %}");
         rest = after;
@@ -284,6 +269,9 @@ fn format(out: &mut Output, state: &mut Rendering, value: &Value) -> Result<(), 
     let how = how.as_ref();
     if value.is_undefined() {
         return Err(Error::from(ErrorKind::UndefinedError));
+    }
+    if how != "json-text" && value.as_str().is_some_and(|text| text.contains(MARK)) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a value holds a control character"));
     }
     if value.is_safe() {
         return Ok(out.write_str(&value.to_string())?);
@@ -307,18 +295,4 @@ fn format(out: &mut Output, state: &mut Rendering, value: &Value) -> Result<(), 
         }
         _ => Ok(out.write_str(&text)?),
     }
-}
-
-fn percent(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
-            out.push('%');
-            out.extend([byte >> 4, byte & 15].iter().filter_map(|n| HEX.get(usize::from(*n))));
-        }
-    }
-    out
 }

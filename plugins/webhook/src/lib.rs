@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use common::Cache;
+use common::contract::sending::{Answer, Body, HttpRequest, Outbound, Outcome, Progress, Round, Step};
+use common::contract::types::{Context, Media, PluginError};
+use common::provider::{done, failure, progress};
 use minijinja::value::{Object, Serde, Value};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use crate::bindings::carillon::plugin::sending::{
-    Answer, Body, Failure, HttpRequest, Outbound, Outcome, Progress, Round, Step,
-};
-use crate::bindings::carillon::plugin::types::{Context, Media, PluginError};
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::lookup::Guest as Lookup;
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
@@ -18,7 +17,14 @@ use crate::config::Compiled;
 
 mod answer;
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "device-sender-lookup" });
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "device-sender-lookup",
+        with: {
+            "carillon:plugin/types@1.0.0": common::contract::types,
+            "carillon:plugin/sending@1.0.0": common::contract::sending,
+        },
+    });
 }
 mod config;
 
@@ -67,12 +73,12 @@ impl Sender for Webhook {
             headers.push((config.idempotency_header.clone(), message.message.id.clone()));
         }
         let request = HttpRequest { method: config.method.clone(), url, headers, body, timeout_ms: config.timeout_ms };
-        Ok(Progress { step: Step::Request(Round { request, state: String::new() }), account_state: None })
+        Ok(progress(Step::Request(Round { request, state: String::new() })))
     }
 
     fn resume(ctx: Context, _state: String, answer: Answer) -> Result<Progress, PluginError> {
         let compiled = CONFIGS.with(|c| c.get(&ctx.config, Compiled::read))?;
-        Ok(Progress { step: Step::Done(answer::outcome(&compiled.config, ctx.now, answer)), account_state: None })
+        Ok(done(answer::outcome(&compiled.config, ctx.now, answer)))
     }
 }
 
@@ -88,7 +94,7 @@ impl Lookup for Webhook {
             body: Body::Empty,
             timeout_ms: compiled.config.timeout_ms,
         };
-        Ok(Progress { step: Step::Request(Round { request, state: String::new() }), account_state: None })
+        Ok(progress(Step::Request(Round { request, state: String::new() })))
     }
 
     fn resume(ctx: Context, _state: String, answer: Answer) -> Result<Progress, PluginError> {
@@ -100,13 +106,8 @@ impl Lookup for Webhook {
     }
 }
 
-fn done(outcome: Outcome) -> Progress {
-    Progress { step: Step::Done(outcome), account_state: None }
-}
-
 fn no_lookup() -> Outcome {
-    let detail = "the configuration does not say how to look a message up".into();
-    Outcome::Unknown(Failure { code: "no-lookup".into(), detail, attributes: Vec::new() })
+    Outcome::Unknown(failure("no-lookup", "the configuration does not say how to look a message up"))
 }
 
 /// What templates see. Values are made when they ask for them: most templates use a few.

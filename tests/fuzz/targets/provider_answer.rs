@@ -2,15 +2,12 @@
 #![no_main]
 #![allow(dead_code)]
 
-use bindings::carillon::plugin::sending::{Answer, Body, HttpResponse, Outcome};
 use carillon::plugins::PluginBody;
+use common::contract::sending::{Answer, Body, HttpResponse, Outcome};
 use config::Compiled;
 
 #[path = "../../../plugins/webhook/src/answer.rs"]
 mod answer;
-mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "device-sender" });
-}
 #[path = "../../../plugins/webhook/src/config.rs"]
 mod config;
 

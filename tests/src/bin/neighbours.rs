@@ -10,14 +10,17 @@ use clap::Parser;
 /// Runs a paced campaign on good plugins and does to its server what plugins that mean harm do.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How long each window is, in seconds: two for each row.
-    #[arg(long, default_value_t = 10)]
+    /// How long each window is, in seconds: two for each row in each round.
+    #[arg(long, default_value_t = 4)]
     window_s: u64,
+    /// How often each row is measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: u16,
     /// Devices of the good campaign.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 20_000)]
     devices: usize,
     /// The campaign's share of what the machine can.
-    #[arg(long, default_value_t = 0.6)]
+    #[arg(long, default_value_t = 0.5)]
     share: f64,
     /// What a row may cost, in percent.
     #[arg(long, default_value_t = 5.0)]
@@ -30,9 +33,14 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let plan =
-        Plan { window: Duration::from_secs(args.window_s), devices: args.devices, share: args.share, only: args.only };
-    println!("  cost   clean    beside  times row");
+    let plan = Plan {
+        window: Duration::from_secs(args.window_s),
+        rounds: args.rounds.into(),
+        devices: args.devices,
+        share: args.share,
+        only: args.only,
+    };
+    println!("  cost    least   most   clean    times row");
     let effects = measure(&plan, |line| println!("{line}")).await;
     let dear = effects.iter().filter(|effect| effect.cost() > args.limit).count();
     println!("{dear} of {} rows cost more than {} %", effects.len(), args.limit);

@@ -8,12 +8,9 @@ use serde_json::Value;
 use crate::chaos::Plan;
 use crate::chaos::driver::{Driver, Row};
 use crate::chaos::sink::{Arrival, Manner, Sink};
-use crate::chaos::world::ATTEMPT_TIMEOUT;
 
 /// The store keeps whole milliseconds, and the answer is noted a moment before it leaves.
 const GRAIN: Duration = Duration::from_millis(2);
-/// How long a sender may have waited before the sink saw its request.
-const SET_UP: Duration = Duration::from_millis(500);
 /// Violations that are kept; more say nothing more.
 const MOST: usize = 50;
 
@@ -108,7 +105,7 @@ pub async fn check(sink: &Sink, driver: &Driver, plan: &Plan, policy: Policy, ro
         found.recovered.extend(sends.iter().find(|a| a.at > struck_at).map(|next| next.at - struck_at));
     }
     for (device, arrivals) in by_device {
-        in_turn(device, &arrivals, plan.delay, &mut found);
+        in_turn(driver, device, &arrivals, plan.delay, &mut found).await;
     }
     found
 }
@@ -142,6 +139,12 @@ async fn message(driver: &Driver, policy: Policy, row: &Row, requests: &[&Arriva
     }
 }
 
+/// Whether the servers say that they got the sink's answer.
+async fn heard(driver: &Driver, arrival: &Arrival) -> bool {
+    let kept = driver.get(&format!("/api/v1/messages/{}", arrival.message)).await;
+    !doubtful(&kept).contains(&arrival.attempt)
+}
+
 /// The attempts of which the servers say that they do not know what became of them.
 fn doubtful(message: &Value) -> HashSet<u64> {
     message["attempts"]
@@ -154,20 +157,28 @@ fn doubtful(message: &Value) -> HashSet<u64> {
 }
 
 /// One device: one request at a time, in order, never sooner than asked.
-fn in_turn(device: &str, arrivals: &[&Arrival], delay: Duration, found: &mut Findings) {
+async fn in_turn(driver: &Driver, device: &str, arrivals: &[&Arrival], delay: Duration, found: &mut Findings) {
     for pair in arrivals.windows(2) {
         let [before, after] = pair else { continue };
-        // A request that is not answered in time ends when its sender gives up, or when its sender is stopped or dies, of
-        // which the sink knows nothing: only what the recipient would see is sure.
-        let in_time = before.ended_at.saturating_duration_since(before.at) < ATTEMPT_TIMEOUT - SET_UP;
-        let ended_at = if in_time && before.manner != Manner::TakesAndHangs { before.ended_at } else { before.at };
-        let gap = after.at.saturating_duration_since(ended_at);
-        if after.at + GRAIN < ended_at {
+        found.gaps += 1;
+        let in_turn = |ended_at| ended_at <= after.at + GRAIN;
+        let on_time = |ended_at| {
+            !before.manner.takes() || after.at.saturating_duration_since(ended_at) + GRAIN >= delay && in_turn(ended_at)
+        };
+        let told_so = before.manner != Manner::TakesAndHangs;
+        if told_so && in_turn(before.ended_at) && on_time(before.ended_at) {
+            continue;
+        }
+        // An answer that its sender did not hear, because it had given up, was stopped or had died, says nothing of when the
+        // device was free: only what the recipient would see is sure.
+        let heard = told_so && heard(driver, before).await;
+        let ended_at = if heard { before.ended_at } else { before.at };
+        if !in_turn(ended_at) {
             found.wrong(format!("{device}: two at a time: {}", told(pair)));
-        } else if gap + GRAIN < delay && before.manner.takes() {
+        } else if !on_time(ended_at) {
+            let gap = after.at.saturating_duration_since(ended_at);
             found.wrong(format!("{device}: {gap:?} instead of {delay:?} between: {}", told(pair)));
         }
-        found.gaps += 1;
     }
     let first: Vec<&Arrival> = arrivals.iter().filter(|a| a.attempt == 1).copied().collect();
     for pair in first.windows(2) {

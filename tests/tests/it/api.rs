@@ -6,7 +6,9 @@ mod bad_input;
 mod connections;
 mod import;
 mod resources;
+mod rollouts;
 mod tls;
+mod trials;
 mod unknown;
 
 use std::sync::Arc;
@@ -124,7 +126,7 @@ impl Api {
             hosts: Arc::default(),
             store_trouble: Arc::default(),
         };
-        core.plugins.ensure_first_party(&*core.store, core.clock.now()).await.unwrap();
+        core.plugins.ensure_first_party(&*core.store, None, core.clock.now()).await.unwrap();
         assert_eq!(tokens::ensure_admin_token(&core).await.unwrap(), None);
         core.queue.configure_max_workers(core.config.max_workers, core.config.max_workers).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

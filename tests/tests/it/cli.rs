@@ -8,7 +8,9 @@ use carillon_tests::server::{Setup, binary, free_port};
 use hyper::Method;
 use serde_json::{Value, json};
 
+use carillon::plugins::FIRST_PARTY;
 use carillon_tests::guests;
+use carillon_tests::wait::eventually;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -257,6 +259,103 @@ fn the_demo_replaces_a_plugin_while_it_sends() {
 }
 
 #[test]
+fn a_plugin_is_run_with_a_case_and_tested_with_a_folder_of_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(&path, content).expect("written");
+    };
+    let (_, jinja) = FIRST_PARTY.iter().find(|(name, _)| *name == "jinja").expect("it is embedded");
+    write("jinja.wasm", jinja);
+    write("cases/good.json", br#"{"config": {"text": "Hi {{ name }}"}, "expect": {"result": {"text": "Hi Ada"}}}"#);
+    write(
+        "cases/more/refused.json",
+        br#"{"config": {"text": "Hi {{ nickname }}"}, "expect": {"fault": {"code": "invalid-input"}}}"#,
+    );
+    let plugin = |args: &[&str]| run(carillon().current_dir(folder.path()).arg("plugin").args(args));
+
+    let (code, stdout, stderr) = plugin(&["run", "jinja.wasm", "--case", "cases/good.json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let ran: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((&ran["result"]["text"], &ran["calls"][0]["function"]), (&json!("Hi Ada"), &json!("render")));
+
+    let (code, stdout, stderr) = plugin(&["test", "jinja.wasm", "cases"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(
+        stdout.contains("ok    cases/good.json (") && stdout.contains("ok    cases/more/refused.json ("),
+        "{stdout}"
+    );
+    assert!(stdout.ends_with("2 passed, 0 failed\n"), "{stdout}");
+
+    write("cases/wrong.json", br#"{"config": {"text": "Hi {{ name }}"}, "expect": {"result": {"text": "Ho Ada"}}}"#);
+    let (code, stdout, _) = plugin(&["test", "jinja.wasm", "cases"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    let line = r#"FAIL  cases/wrong.json: /result/text: expected "Ho Ada", found "Hi Ada""#;
+    assert!(stdout.contains(line) && stdout.ends_with("2 passed, 1 failed\n"), "{stdout}");
+
+    // What is no case is named with its place; so is a component that does not fit, item by item.
+    write("typo.json", br#"{"recipient": {"adress": "+1"}}"#);
+    let (code, _, stderr) = plugin(&["run", "jinja.wasm", "--case", "typo.json"]);
+    assert!(code == Some(2) && stderr.contains("typo.json: recipient.adress"), "{stderr}");
+    let wit = guests::WIT.replace("invalid-input(string),", "invalid-recipient(string),");
+    write("other.wasm", &guests::template_module(&wit, "", "unreachable", "unreachable"));
+    let (code, _, stderr) = plugin(&["check", "other.wasm"]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.starts_with("carillon: other.wasm: wrong-type: ") && stderr.lines().count() == 2, "{stderr}");
+    assert!(
+        stderr.contains("\n  type carillon:plugin/types@1.0.0#plugin-error: has another structure: wanted"),
+        "{stderr}"
+    );
+    write("core.wasm", &guests::delay_module("core", "", "unreachable"));
+    let (code, stdout, stderr) = plugin(&["check", "core.wasm"]);
+    assert!(
+        code == Some(0) && stdout.contains("  warning   plugin-trap: next-delay, after a send: "),
+        "{stdout}{stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_saved_is_built_and_active_soon_after() {
+    let data = tempfile::tempdir().expect("a folder");
+    let server = Setup::embedded(data.path(), &[]).start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("first.wasm"), guests::delay("watched", "unreachable")).expect("written");
+    std::fs::write(folder.path().join("source"), "first.wasm").expect("written");
+    let mut watch = carillon()
+        .args(["plugin", "watch"])
+        .arg(folder.path())
+        .args(["--build", "cp \"$(cat source)\" target/out.wasm", "--wasm", "target/out.wasm"])
+        .args(["--url", &format!("http://127.0.0.1:{}", server.setup.port), "--token", carillon_tests::server::TOKEN])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("carillon runs");
+    std::fs::create_dir(folder.path().join("target")).expect("made");
+    let active = async || match server.client.get("/api/v1/plugins/watched").await {
+        Ok((200, plugin)) => plugin["active"].as_str().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    };
+    let patience = Duration::from_secs(60);
+    eventually("the first is active", patience, || async { active().await.starts_with("1.0.0-dev.") }).await;
+    let first = active().await;
+    // A build that fails changes nothing; the next one does.
+    std::fs::write(folder.path().join("source"), "missing.wasm").expect("written");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(active().await, first);
+    std::fs::write(folder.path().join("second.wasm"), guests::delay("watched", "(drop (i32.const 1)) unreachable"))
+        .expect("written");
+    std::fs::write(folder.path().join("source"), "second.wasm").expect("written");
+    eventually("the second is active", patience, || async {
+        let active = active().await;
+        active.starts_with("1.0.0-dev.") && active != first
+    })
+    .await;
+    watch.kill().expect("it runs");
+    watch.wait().expect("it ends");
+}
+
+#[test]
 fn the_compiler_ends_at_its_limits() {
     use std::io::Write as _;
     use std::os::unix::process::ExitStatusExt as _;
@@ -277,6 +376,11 @@ fn the_compiler_ends_at_its_limits() {
     assert!(good.status.success() && good.stdout.starts_with(b"\x7fELF"), "{good:?}");
     let bad = compile(seconds, &memory, b"\0asm\x0d\0\x01\0\xff");
     assert!(bad.status.code() == Some(2) && bad.stdout.is_empty() && !bad.stderr.is_empty(), "{bad:?}");
+    // Of core modules the same.
+    let module = compile(seconds, &memory, &guests::delay_module("core", "", "unreachable"));
+    assert!(module.status.success() && module.stdout.starts_with(b"\x7fELF"), "{module:?}");
+    let untyped = compile(seconds, &memory, b"\0asm\x01\0\0\0");
+    assert!(untyped.status.code() == Some(3) && String::from_utf8_lossy(&untyped.stderr).contains("wit-bindgen"));
     let bomb = guests::laborious(200);
     for (seconds, memory) in [("1", memory.as_str()), (seconds, "20000000")] {
         let ended = compile(seconds, memory, &bomb);

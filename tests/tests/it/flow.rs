@@ -5,6 +5,7 @@
 
 mod operating;
 mod plugins;
+mod rollouts;
 mod unknown;
 
 use std::collections::{HashMap, HashSet};

@@ -28,11 +28,14 @@ async fn neither_secrets_nor_recipients_are_in_the_log() {
     let (status, _) =
         server.client.send(Method::PUT, "/api/v1/audiences/friends", "text/csv", csv).await.expect("an answer");
     assert_eq!(status, 200);
-    // One arrives with the secret, one may not leave, one names a secret that there is not.
+    // Two arrive with the secret, two may not leave, two name a secret that there is not.
     for (url, header) in [
         (sink.url(), "Bearer {{secret:KEY}}"),
         ("http://127.0.0.1:9/send".to_owned(), "Bearer {{secret:KEY}}"),
         (sink.url(), "Bearer {{secret:OTHER}}"),
+        (format!("{}/{{{{secret:KEY}}}}", sink.url()), "x"),
+        ("http://127.0.0.1:9/{{secret:KEY}}/send".to_owned(), "x"),
+        (format!("{}/{{{{secret:OTHER}}}}", sink.url()), "x"),
     ] {
         let made = server
             .post(

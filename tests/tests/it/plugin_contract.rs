@@ -4,6 +4,8 @@ mod escapes;
 mod first_party;
 mod hostile;
 mod languages;
+mod modules;
+mod providers;
 mod seeds;
 mod webhook;
 
@@ -40,7 +42,8 @@ async fn load(host: &PluginHost, bytes: Bytes) -> Arc<Plugin> {
 /// A first-party plugin, compiled once for all tests.
 async fn first_party(name: &str) -> Arc<Plugin> {
     static HOST: LazyLock<PluginHost> = LazyLock::new(host);
-    static LOADED: [OnceCell<Arc<Plugin>>; 4] = [const { OnceCell::const_new() }; 4];
+    static LOADED: LazyLock<Vec<OnceCell<Arc<Plugin>>>> =
+        LazyLock::new(|| FIRST_PARTY.iter().map(|_| OnceCell::new()).collect());
     let at = FIRST_PARTY.iter().position(|(n, _)| *n == name).unwrap();
     LOADED[at].get_or_init(|| load(&HOST, embedded(name))).await.clone()
 }

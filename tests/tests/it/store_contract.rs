@@ -8,6 +8,7 @@ mod housekeeping;
 mod messages;
 mod plugins;
 mod retention;
+mod rollouts;
 mod sequences;
 mod settling;
 mod taking;

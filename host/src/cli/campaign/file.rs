@@ -238,13 +238,39 @@ max_ms = 1000
     #[test]
     fn the_examples_are_campaigns() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/campaigns");
-        let mut files = 0;
+        let mut senders = Vec::new();
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            assert!(!CampaignFile::read(&path).unwrap().devices.is_empty());
-            files += 1;
+            let file = CampaignFile::read(&path).unwrap();
+            assert!(!file.devices.is_empty());
+            let spec = &file.spec;
+            let sender = spec.sender.as_ref().unwrap();
+            for (plugin, config) in [
+                (&spec.template.plugin, &spec.template.config),
+                (&spec.delay.plugin, &spec.delay.config),
+                (&sender.plugin, &sender.config),
+            ] {
+                fits(plugin, "config", &serde_json::from_str(config.get()).unwrap());
+            }
+            for device in &file.devices {
+                fits(&sender.plugin, "adapter", &device.adapter);
+            }
+            senders.push(sender.plugin.clone());
         }
-        assert!(files >= 2);
+        for sender in ["simulator", "webhook", "android-sms-gateway", "whatsapp-cloud", "telegram", "fcm"] {
+            assert!(senders.iter().any(|s| s == sender), "{sender} has no example");
+        }
+    }
+
+    /// A first-party plugin takes what an example gives it.
+    fn fits(plugin: &str, what: &str, given: &serde_json::Value) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(plugin).join("src");
+        let Ok(schema) = std::fs::read_to_string(source.join(format!("{what}.schema.json"))) else {
+            return assert_eq!(what, "adapter", "{plugin} has no schema");
+        };
+        let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+        let problems: Vec<String> = validator.iter_errors(given).map(|e| e.to_string()).collect();
+        assert!(problems.is_empty(), "{plugin}: {problems:?}");
     }
 
     #[test]

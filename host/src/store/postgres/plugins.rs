@@ -1,4 +1,4 @@
-//! Plugin versions and which of them are active.
+//! Plugin versions; which of them are active is changed in `rollouts`.
 
 use super::*;
 
@@ -6,6 +6,7 @@ macro_rules! version_columns {
     ($rest:literal) => {
         concat!(
             "SELECT v.no, v.name, v.version, v.kind, v.digest, v.size, v.info, v.imports, v.uploaded_at,
+                    v.quarantined_at, v.quarantine_reason,
                     coalesce(p.active_no = v.no, FALSE) AS active
              FROM plugin_versions v JOIN plugins p ON p.name = v.name ",
             $rest
@@ -57,7 +58,9 @@ pub(super) async fn put_plugin(pg: &Postgres, new: &NewPluginVersion, activate: 
         }
     };
     if activate {
-        pg.sql("UPDATE plugins SET active_no = $2 WHERE name = $1").bind(&info.name).bind(no).execute(&mut *tx).await?;
+        let back = rollouts::last_step(pg, &mut tx, &info.name).await?;
+        let by = rollouts::By { actor: "system", reason: "its upload", now };
+        rollouts::set_stable(pg, &mut tx, &info.name, no, back, &by).await?;
     }
     let version = version(pg, &mut tx, no).await?;
     if is_new || activate {
@@ -67,32 +70,9 @@ pub(super) async fn put_plugin(pg: &Postgres, new: &NewPluginVersion, activate: 
     Ok(if is_new { Stored::New(version) } else { Stored::Same(version) })
 }
 
-async fn version(pg: &Postgres, tx: &mut Tx, no: i32) -> Result<PluginVersion> {
+pub(super) async fn version(pg: &Postgres, tx: &mut Tx, no: i32) -> Result<PluginVersion> {
     let found: rows::PluginSql = pg.rows(version_columns!("WHERE v.no = $1")).bind(no).fetch_one(&mut **tx).await?;
     found.read()
-}
-
-pub(super) async fn activate_plugin(
-    pg: &Postgres,
-    name: &str,
-    version_name: &str,
-    _now: Time,
-) -> Result<Option<PluginVersion>> {
-    let mut tx = pg.begin().await?;
-    let no: Option<i32> = pg
-        .scalar(
-            "UPDATE plugins p SET active_no = v.no FROM plugin_versions v
-             WHERE p.name = $1 AND v.name = $1 AND v.version = $2 RETURNING v.no",
-        )
-        .bind(name)
-        .bind(version_name)
-        .fetch_optional(&mut *tx)
-        .await?;
-    let Some(no) = no else { return Ok(None) };
-    let version = version(pg, &mut tx, no).await?;
-    pg.bump(&mut tx, "plugins").await?;
-    pg.commit(tx).await?;
-    Ok(Some(version))
 }
 
 pub(super) async fn plugins(pg: &Postgres) -> Result<Vec<PluginVersion>> {

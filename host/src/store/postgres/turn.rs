@@ -12,7 +12,6 @@ use super::consent::suppress_in;
 use super::devices::save_paces_in;
 use super::turns::{Step, groups, has_more};
 use super::*;
-use crate::device::PACE_SLACK;
 use crate::message::{Work, code};
 use crate::sequence::EnrolmentStatus;
 
@@ -313,7 +312,7 @@ async fn statement<'e>(
         .bind(now.as_ms())
         .bind(host.0)
         .bind(pg.shard())
-        .bind(now.plus(PACE_SLACK).as_ms())
+        .bind(Claim::may_begin_up_to(steps.iter().filter_map(|s| Some(s.claim?.1.uncertainty)), now).as_ms())
         .fetch_all(executor)
         .await?;
     let mut by_device: HashMap<i32, TurnSql> = found.into_iter().map(|row| (row.device_no, row)).collect();
@@ -357,7 +356,7 @@ async fn refuse(pg: &Postgres, claims: &[&Claim], now: Time) -> Result<Vec<Begun
         .bind(&devices)
         .bind(now.as_ms())
         .bind(claims.iter().map(|c| c.channel.as_str()).collect::<Vec<_>>())
-        .bind(now.plus(PACE_SLACK).as_ms())
+        .bind(Claim::may_begin_up_to(claims.iter().map(|c| c.uncertainty), now).as_ms())
         .fetch_all(&pg.pool)
         .await?;
     let mut answers: Vec<Begun> = refusals

@@ -93,7 +93,7 @@ pub(super) async fn claim_lookups(
             "WITH due AS MATERIALIZED (
                  SELECT m.id FROM unnest($1::bigint[]) AS n (id)
                  JOIN messages m ON m.id = n.id AND +m.status = 7
-                 LEFT JOIN lookups l ON l.message_id = n.id
+                 LEFT JOIN LATERAL (SELECT tries, next_at FROM lookups l WHERE l.message_id = n.id LIMIT 1) l ON TRUE
                  WHERE coalesce(l.tries, 0) < $2 AND coalesce(l.next_at, 0) <= $3)
              INSERT INTO lookups AS l (message_id, next_at, tries)
              SELECT id, $3 + $4, 1 FROM due ORDER BY id
@@ -248,7 +248,7 @@ async fn write(pg: &Postgres, tx: &mut Tx, wanted: &[&Resolution], now: Time) ->
                  FROM resolved
                  ON CONFLICT (message_id, attempt) DO NOTHING),
              cared_for AS (
-                 DELETE FROM lookups l USING resolved d WHERE l.message_id = d.id)
+                 DELETE FROM lookups WHERE message_id = ANY(ARRAY(SELECT id FROM resolved)))
              SELECT id FROM resolved",
         )
         .bind(wanted.iter().map(|r| r.message.0).collect::<Vec<_>>())

@@ -7,7 +7,10 @@ use crate::clock::Time;
 use crate::device::{Device, SavedPace};
 use crate::id::{AudienceNo, DeviceNo, HostId, TokenId, VersionNo};
 use crate::plugin::PluginKind;
-use crate::store::{AudienceRow, AuditRow, HostRow, KeptAnswer, NewContact, Page, PluginVersion, Result, TokenRow};
+use crate::rollout::Quarantine;
+use crate::store::{
+    AudienceRow, AuditRow, HostRow, KeptAnswer, KeptCase, NewCase, NewContact, Page, PluginVersion, Result, TokenRow,
+};
 
 from_row! {
     /// A row of `hosts`.
@@ -199,6 +202,8 @@ from_row! {
         pub info: String,
         pub imports: String,
         pub uploaded_at: i64,
+        pub quarantined_at: Option<i64>,
+        pub quarantine_reason: Option<String>,
         pub active: bool,
     }
 }
@@ -217,6 +222,58 @@ impl PluginSql {
             version: self.version,
             active: self.active,
             uploaded_at: Time::from_ms(self.uploaded_at),
+            quarantine: time(self.quarantined_at)
+                .map(|at| Quarantine { at, reason: self.quarantine_reason.unwrap_or_default() }),
         })
     }
+}
+
+from_row! {
+    /// A row of `plugin_cases` with its version; without the body in listings.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct CaseSql {
+        pub id: i64,
+        pub version_no: i32,
+        pub name: String,
+        pub version: String,
+        pub digest: Vec<u8>,
+        pub at: i64,
+        pub call: String,
+        pub code: Option<String>,
+        pub detail: Option<String>,
+        pub masked: bool,
+        pub reproduces: bool,
+        pub complete: bool,
+        pub body: Option<String>,
+    }
+}
+
+impl CaseSql {
+    /// The call that was kept.
+    pub fn read(self) -> Result<KeptCase> {
+        Ok(KeptCase {
+            id: self.id,
+            name: self.name,
+            version: self.version,
+            digest: digest(&self.digest)?,
+            kept: NewCase {
+                plugin: VersionNo(self.version_no),
+                at: Time::from_ms(self.at),
+                call: self.call,
+                code: self.code,
+                detail: self.detail,
+                masked: self.masked,
+                reproduces: self.reproduces,
+                complete: self.complete,
+                case: self.body.unwrap_or_default(),
+            },
+        })
+    }
+}
+
+/// A page of kept calls.
+pub fn case_page(rows: Vec<CaseSql>, limit: u32) -> Result<Page<KeptCase, i64>> {
+    let Page { items, next } = page(rows, limit, |row: &CaseSql| row.id);
+    Ok(Page { items: items.into_iter().map(CaseSql::read).collect::<Result<_>>()?, next })
 }

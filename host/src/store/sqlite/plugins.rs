@@ -1,4 +1,4 @@
-//! Plugin versions and which of them are active.
+//! Plugin versions; which of them are active is changed in `rollouts`.
 
 use super::*;
 
@@ -6,6 +6,7 @@ macro_rules! version_columns {
     ($rest:literal) => {
         concat!(
             "SELECT v.no, v.name, v.version, v.kind, v.digest, v.size, v.info, v.imports, v.uploaded_at,
+                    v.quarantined_at, v.quarantine_reason,
                     coalesce(p.active_no = v.no, 0) AS active
              FROM plugin_versions v JOIN plugins p ON p.name = v.name ",
             $rest
@@ -57,11 +58,9 @@ pub(super) async fn put_plugin(lite: &Sqlite, new: &NewPluginVersion, activate: 
         }
     };
     if activate {
-        lite.sql("UPDATE plugins SET active_no = $2 WHERE name = $1")
-            .bind(&info.name)
-            .bind(no)
-            .execute(&mut *tx)
-            .await?;
+        let back = rollouts::last_step(lite, &mut tx, &info.name).await?;
+        let by = rollouts::By { actor: "system", reason: "its upload", now };
+        rollouts::set_stable(lite, &mut tx, &info.name, no, back, &by).await?;
     }
     let version = version(lite, &mut tx, no).await?;
     if is_new || activate {
@@ -71,32 +70,9 @@ pub(super) async fn put_plugin(lite: &Sqlite, new: &NewPluginVersion, activate: 
     Ok(if is_new { Stored::New(version) } else { Stored::Same(version) })
 }
 
-async fn version(lite: &Sqlite, tx: &mut Tx, no: i32) -> Result<PluginVersion> {
+pub(super) async fn version(lite: &Sqlite, tx: &mut Tx, no: i32) -> Result<PluginVersion> {
     let found: rows::PluginSql = lite.rows(version_columns!("WHERE v.no = $1")).bind(no).fetch_one(&mut **tx).await?;
     found.read()
-}
-
-pub(super) async fn activate_plugin(
-    lite: &Sqlite,
-    name: &str,
-    version_name: &str,
-    _now: Time,
-) -> Result<Option<PluginVersion>> {
-    let mut tx = lite.begin().await?;
-    let no: Option<i32> = lite
-        .scalar(
-            "UPDATE plugins SET active_no = v.no FROM plugin_versions v
-             WHERE plugins.name = $1 AND v.name = $1 AND v.version = $2 RETURNING active_no",
-        )
-        .bind(name)
-        .bind(version_name)
-        .fetch_optional(&mut *tx)
-        .await?;
-    let Some(no) = no else { return Ok(None) };
-    let version = version(lite, &mut tx, no).await?;
-    lite.bump(&mut tx, "plugins").await?;
-    lite.commit(tx).await?;
-    Ok(Some(version))
 }
 
 pub(super) async fn plugins(lite: &Sqlite) -> Result<Vec<PluginVersion>> {

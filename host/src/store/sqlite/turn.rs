@@ -7,7 +7,6 @@ use super::consent::suppress_in;
 use super::devices::save_paces_in;
 use super::turns::{Step, groups, has_more};
 use super::*;
-use crate::device::PACE_SLACK;
 use crate::sequence::EnrolmentStatus;
 
 pub(super) async fn turn(
@@ -203,7 +202,9 @@ static DECIDE: LazyLock<String> = LazyLock::new(|| {
 async fn decide(lite: &Sqlite, tx: &mut Tx, steps: &[Step<'_>], now: Time) -> Result<Vec<Stepped>> {
     let mut stepped = Vec::with_capacity(steps.len());
     for chunk in steps.chunks(CHUNK) {
-        let mut query = lite.scalar::<String>(&DECIDE).bind(now.as_ms()).bind(now.plus(PACE_SLACK).as_ms());
+        let uncertainties = chunk.iter().filter_map(|s| Some(s.claim?.1.uncertainty));
+        let may_begin = Claim::may_begin_up_to(uncertainties, now);
+        let mut query = lite.scalar::<String>(&DECIDE).bind(now.as_ms()).bind(may_begin.as_ms());
         for (pos, step) in (0_i64..).zip(chunk) {
             let end = step.end.map(|(_, end)| end);
             let claim = step.claim.map(|(_, claim)| claim);

@@ -27,7 +27,14 @@ fn operations(document: &Value) -> Vec<(String, String, Option<String>)> {
             } else {
                 "018f0000-0000-7000-8000-000000000000"
             };
-            out.push((method.to_uppercase(), path.replace("{id}", id).replace("{name}", "nothing"), scope));
+            out.push((
+                method.to_uppercase(),
+                path.replace("{id}", id)
+                    .replace("{name}", "nothing")
+                    .replace("{version}", "1.0.0")
+                    .replace("{case}", "1"),
+                scope,
+            ));
         }
     }
     out

@@ -24,7 +24,8 @@ impl Auditor<'_> {
     async fn change(&mut self, operation: &str, id: &str, media: &str, body: impl Into<Bytes>, action: &str) -> Value {
         let before = self.rows().await.len();
         let (method, template) = operation.split_once(' ').unwrap();
-        let path = format!("/api/v1{}", template.replace("{id}", id).replace("{name}", id));
+        let path =
+            format!("/api/v1{}", template.replace("{id}", id).replace("{name}", id).replace("{version}", "1.1.0"));
         let bearer = format!("Bearer {}", self.secret);
         let headers = [("authorization", bearer.as_str()), ("content-type", media)];
         let answer = self.api.send(method, &path, &headers, body).await;
@@ -100,7 +101,15 @@ async fn every_changing_operation_leaves_a_row() {
     by.json("POST /suppressions", "", json!([{"address": "+1555004"}]), "suppression.add").await;
     by.json("DELETE /suppressions", "", json!([{"address": "+1555004"}]), "suppression.remove").await;
     by.change("POST /plugins", "", "application/wasm", NEXT_JINJA, "plugin.upload").await;
+    let case = json!({"config": {"text": "Hi {{ name }}"}});
+    by.json("POST /plugins/{name}/versions/{version}/try", "jinja", case, "plugin.try").await;
     by.json("POST /plugins/{name}/activate", "jinja", json!({"version": "1.1.0"}), "plugin.activate").await;
+    by.json("POST /plugins/{name}/rollback", "jinja", none.clone(), "plugin.rollback").await;
+    let canary = json!({"version": "1.1.0", "mode": "canary", "share": 0.1});
+    by.json("POST /plugins/{name}/rollouts", "jinja", canary.clone(), "rollout.start").await;
+    by.json("POST /plugins/{name}/rollouts/abort", "jinja", none.clone(), "rollout.abort").await;
+    by.json("POST /plugins/{name}/rollouts", "jinja", canary, "rollout.start").await;
+    by.json("POST /plugins/{name}/rollouts/promote", "jinja", none.clone(), "rollout.promote").await;
     let made = by.json("POST /tokens", "", json!({"name": "t", "scopes": ["devices:read"]}), "token.create").await;
     by.json("DELETE /tokens/{id}", made["id"].as_str().unwrap(), none, "token.revoke").await;
 

@@ -225,7 +225,10 @@ async fn plugins() {
     let api = Api::start().await;
     let list = api.get("/plugins").await;
     let names: HashSet<_> = list["items"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
-    assert!(["uniform", "jinja", "webhook", "simulator"].iter().all(|n| names.contains(n)), "{names:?}");
+    assert!(
+        ["uniform", "adaptive", "jinja", "webhook", "telegram", "simulator"].iter().all(|n| names.contains(n)),
+        "{names:?}"
+    );
     let shown = api.get("/plugins/jinja").await;
     assert_eq!((&shown["kind"], &shown["versions"][0]["active"]), (&json!("template"), &json!(true)));
     assert!(shown["versions"][0]["config_schema"].is_object());

@@ -1,5 +1,7 @@
 //! The inbox of unknown outcomes, and what is said about them.
 
+use std::time::Duration;
+
 use carillon::id::{HostId, MessageId, RunKey};
 use carillon::message::{Begun, Claim, Reason, Settled, Settlement, Versions};
 use carillon_tests::sink::Sink;
@@ -21,7 +23,8 @@ impl Api {
         for row in store.messages(run, None, None, 100).await.unwrap().items {
             let device = store.device(&row.device).await.unwrap().unwrap().no;
             let token = now.as_ms() + i64::try_from(messages.len()).unwrap();
-            let claim = Claim { message: row.id, device, channel: "sms".into(), token, versions };
+            let claim =
+                Claim { message: row.id, device, channel: "sms".into(), token, versions, uncertainty: Duration::ZERO };
             let begun = store.begin(HostId::new(), &[claim], now).await.unwrap().remove(0);
             let Begun::Started(work) = begun else { panic!("{begun:?}") };
             let end = Settlement {

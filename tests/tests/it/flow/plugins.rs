@@ -7,7 +7,7 @@ use super::*;
 use carillon_tests::guests::{self, SCRATCH};
 
 impl World {
-    async fn upload(&self, bytes: Bytes, query: &str) -> Value {
+    pub(super) async fn upload(&self, bytes: Bytes, query: &str) -> Value {
         let path = format!("/api/v1/plugins{query}");
         let (status, answer) =
             self.client().send(Method::POST, &path, "application/wasm", bytes).await.expect("an answer");
@@ -47,6 +47,47 @@ async fn an_activated_version_is_used_by_running_campaigns_on_every_server_withi
     // The versions survive a new start, and a roll-back stays one.
     let plugin = world.servers[1].get("/api/v1/plugins/jinja").await;
     assert_eq!(plugin["active"], json!("1.0.0"), "{plugin}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_module_from_a_rust_compiler_is_uploaded_as_it_is_and_sends() {
+    let module = carillon_tests::rust_guest::core_module(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    assert!(module.starts_with(b"\0asm\x01\0\0\0"), "no component linker has run");
+    let sink = Sink::start().await;
+    let world = World::embedded(&sink).await;
+    let uploaded = world.upload(module.clone(), "").await;
+    assert_eq!(
+        (&uploaded["name"], &uploaded["kind"], &uploaded["active"], &uploaded["report"]["warnings"]),
+        (&json!("greeting"), &json!("template"), &json!(true), &json!([])),
+        "{uploaded}"
+    );
+    assert_eq!(uploaded["digest"], json!(carillon::id::Digest::of(&module)), "the digest is of what was uploaded");
+    // Once more: the same version.
+    let (status, again) =
+        world.client().send(Method::POST, "/api/v1/plugins", "application/wasm", module).await.expect("an answer");
+    assert_eq!((status, &again["digest"]), (200, &uploaded["digest"]), "{again}");
+    world.add_devices(5).await;
+    world.add_audience("customers", 50).await;
+    let mut spec = spec(&sink, 10);
+    spec["template"] = json!({"plugin": "greeting"});
+    let id = world.launch(&spec).await;
+    let done = world.completed(&id).await;
+    assert_eq!(done["counts"]["sent"], json!(50), "{done}");
+    let first = sink.arrivals().into_iter().find(|a| a.to == address(7)).expect("address 7");
+    assert_eq!(first.text, "Hello Name 7.");
+    // Its own cases hold, of the module as of the component.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("greeting.wasm");
+    std::fs::write(&file, carillon_tests::rust_guest::core_module(std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))))
+        .expect("written");
+    let cases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/plugins/rust-greeting/cases");
+    let tested = std::process::Command::new(carillon_tests::server::binary())
+        .args(["plugin", "test"])
+        .args([file, cases])
+        .output()
+        .expect("carillon runs");
+    let lines = String::from_utf8_lossy(&tested.stdout).into_owned();
+    assert!(tested.status.success() && lines.ends_with("2 passed, 0 failed\n"), "{lines}");
 }
 
 /// `ok([ok(content { text, … })])` of a text that says it is this long.
@@ -153,4 +194,136 @@ async fn a_component_made_to_exhaust_the_compiler_is_refused_and_the_server_goes
     let (status, answer) =
         server.client.send(Method::POST, "/api/v1/plugins", "application/wasm", good).await.expect("an answer");
     assert_eq!(status, 201, "{answer}");
+}
+
+/// Crashes in `$why` when the last letter of the recipient's variable is `!`; answers with a message otherwise.
+fn picky_template() -> Bytes {
+    // The arguments' memory holds the jobs: the whole of it is searched, so that no offset of the contract is repeated here.
+    let render = format!(
+        "(local $at i32)
+         (local.set $at (i32.const 8192))
+         (loop $next
+           (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 33)) (then (call $why)))
+           (local.set $at (i32.add (local.get $at) (i32.const 1)))
+           (br_if $next (i32.lt_u (local.get $at) (i32.const 65536))))
+         {}) (func $why (unreachable)",
+        rendered(7)
+    );
+    guests::template("picky", &render, "unreachable")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_crashed_is_kept_without_personal_data_and_crashes_again_on_the_command_line() {
+    let sink = Sink::start().await;
+    let world = World::embedded(&sink).await;
+    world.upload(picky_template(), "?activate=true").await;
+    world.add_devices(5).await;
+    let csv = "address,name\n+15550001111,Zora Quill!\n";
+    let (status, report) = world
+        .client()
+        .send(Method::PUT, "/api/v1/audiences/customers", "text/csv", Bytes::from_static(csv.as_bytes()))
+        .await
+        .expect("an answer");
+    assert_eq!(status, 200, "{report}");
+    let mut spec = spec(&sink, 10);
+    spec["template"] = json!({"plugin": "picky", "config": {"greeting": "Dear"}});
+    world.launch(&spec).await;
+    let client = world.client();
+    eventually("a case is kept", PATIENCE, || async {
+        matches!(client.get("/api/v1/plugins/picky/cases").await, Ok((200, c)) if !c["items"].as_array().unwrap().is_empty())
+    })
+    .await;
+    let cases = world.api().get("/api/v1/plugins/picky/cases").await;
+    let kept = &cases["items"][0];
+    assert_eq!(
+        (&kept["code"], &kept["call"], &kept["masked"], &kept["reproduces"], &kept["complete"], &kept["version"]),
+        (&json!("plugin-trap"), &json!("render"), &json!(true), &json!(true), &json!(true), &json!("1.0.0")),
+        "{cases}"
+    );
+    assert!(kept["case"].is_null(), "a list does not say what they were made with");
+    let name = format!("picky/{}", kept["id"]);
+    let whole = world.api().get(&format!("/api/v1/plugins/picky/cases/{}", kept["id"])).await;
+    let case = &whole["case"];
+    assert_eq!(case["config"], json!({"greeting": "Dear"}), "{whole}");
+    assert_eq!(case["recipient"]["address"], "+23456789012");
+    assert_eq!(case["recipient"]["variables"], json!([["name", "Abcd Fghij!"]]));
+    assert!(!whole.to_string().contains("Zora") && !whole.to_string().contains("1555000"), "{whole}");
+    let (status, _) = client.get("/api/v1/plugins/picky/cases/999999").await.expect("an answer");
+    assert_eq!(status, 404);
+
+    // Again: on the server, and with the component at hand; with another one it is gone.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (same, mended) = (
+        file("picky.wasm", &picky_template()),
+        file("mended.wasm", &guests::template("picky", &rendered(7), "unreachable")),
+    );
+    let saved = file("case.json", whole.to_string().as_bytes());
+    let url = format!("http://127.0.0.1:{}", world.servers[0].setup.port);
+    let replay = |args: &[&str]| {
+        let done = std::process::Command::new(carillon_tests::server::binary())
+            .args(["plugin", "replay"])
+            .args(args)
+            .env_clear()
+            .env("CARILLON_URL", &url)
+            .env("CARILLON_TOKEN", carillon_tests::server::TOKEN)
+            .output()
+            .expect("carillon runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    };
+    for args in [vec![name.as_str()], vec![&name, "--file", &same], vec![&saved, "--file", &same]] {
+        let (code, stdout, stderr) = replay(&args);
+        assert_eq!(code, Some(0), "{args:?}: {stdout}{stderr}");
+        let ran: Value = serde_json::from_str(&stdout).expect("JSON");
+        assert_eq!(ran["fault"]["code"], "plugin-trap", "{args:?}: {ran}");
+        assert!(ran["fault"]["backtrace"][0].as_str().expect("a name").contains("why"), "{args:?}: {ran}");
+        assert!(stderr.contains("it reproduces: plugin-trap"), "{stderr}");
+    }
+    let (code, _, stderr) = replay(&[&name, "--file", &mended]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("does not reproduce: it was plugin-trap, now it is an answer"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_case_is_kept_where_the_policy_says_so_and_good_calls_are_sampled_where_it_does() {
+    let sink = Sink::start().await;
+    for (policy, sample, kept) in [("none", "1", false), ("full", "1", true)] {
+        let data = tempfile::tempdir().expect("a folder");
+        let server = Setup::embedded(data.path(), &[sink.port])
+            .with("CARILLON_PLUGIN_CASE_DATA", policy)
+            .with("CARILLON_PLUGIN_CASE_SAMPLE", sample)
+            .start()
+            .await;
+        let devices = json!([{"id": "d-1", "channel": "sms", "tags": ["eu"]}]);
+        server.post("/api/v1/devices", &devices).await;
+        let csv = Bytes::from_static(b"address,name,city\n+15550001111,Zora,Oslo\n");
+        let (status, _) =
+            server.client.send(Method::PUT, "/api/v1/audiences/customers", "text/csv", csv).await.expect("an answer");
+        assert_eq!(status, 200);
+        let made = server.post("/api/v1/campaigns", &spec(&sink, 1)).await;
+        let id = made["id"].as_str().expect("an id");
+        server.post(&format!("/api/v1/campaigns/{id}/launch"), &json!({})).await;
+        eventually("it is sent", PATIENCE, || async {
+            server.get(&format!("/api/v1/campaigns/{id}")).await["status"] == "completed"
+        })
+        .await;
+        let cases = async || server.get("/api/v1/plugins/webhook/cases").await["items"].clone();
+        if kept {
+            eventually("it is kept", PATIENCE, || async { cases().await != json!([]) }).await;
+            let id = cases().await[0]["id"].clone();
+            let whole = server.get(&format!("/api/v1/plugins/webhook/cases/{id}")).await;
+            assert_eq!(
+                (&whole["code"], &whole["masked"], &whole["reproduces"]),
+                (&Value::Null, &json!(false), &json!(true))
+            );
+            assert_eq!(whole["case"]["recipient"]["address"], "+15550001111", "{whole}");
+        } else {
+            assert_eq!(cases().await, json!([]));
+        }
+    }
 }

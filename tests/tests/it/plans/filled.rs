@@ -121,8 +121,11 @@ impl Filled {
             &format!(
                 "INSERT INTO suppressions (address, channel, reason, created_at)
                  SELECT '+49' || n, '', 'opted-out', {0} + n FROM generate_series(1, 100000) n;
-                 INSERT INTO device_state (device_no, next_at, token, pace) SELECT no, {0}, 0, '{{}}' FROM devices",
-                T0.as_ms()
+                 INSERT INTO device_state (device_no, next_at, token, pace) SELECT no, {0}, 0, '{{}}' FROM devices;
+                 INSERT INTO lookups (message_id, next_at, tries)
+                 SELECT id, {0}, 1 FROM messages WHERE id >> 32 = {1} ORDER BY id LIMIT 50000",
+                T0.as_ms(),
+                old.run.key.0
             ),
         )
         .await;

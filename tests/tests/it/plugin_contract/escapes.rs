@@ -257,7 +257,8 @@ async fn a_sender_gets_no_secret_of_another_host() {
     for (name, value, url, what) in [
         ("authorization", "Bearer {{secret:THEIRS}}", url.clone(), "secret THEIRS is not granted to host 127.0.0.1"),
         ("x-guess", "{{secret:CARILLON_ADMIN_TOKEN}}", url.clone(), "is not granted to host 127.0.0.1"),
-        ("x-a", "b", format!("{url}?q={{{{secret:THEIRS}}}}"), "secrets are replaced in header values only"),
+        ("x-a", "b", format!("{url}?q={{{{secret:THEIRS}}}}"), "the URL has a secret outside of its path"),
+        ("x-a", "b", format!("{url}/{{{{secret:THEIRS}}}}"), "secret THEIRS is not granted to host 127.0.0.1"),
         // Its own host, in the clear.
         ("x-a", "{{secret:THEIRS}}", "http://api.example.com/".to_owned(), "is not sent to api.example.com over http"),
     ] {

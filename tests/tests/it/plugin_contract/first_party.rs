@@ -1,8 +1,10 @@
-//! `uniform`, `jinja` and `simulator`.
+//! `uniform`, `warmup`, `adaptive`, `jinja` and `simulator`.
 
+use carillon::device::LastOutcome;
 use carillon::plugin::PluginKind;
 use carillon::plugins::{
-    Answer, CallContext, Content, FIRST_PARTY, HttpResponse, Outcome, PluginBody, PluginFault, RenderJob, Scope, Step,
+    Answer, CallContext, Content, FIRST_PARTY, HttpResponse, Outcome, PaceFacts, PluginBody, PluginFault, RenderJob,
+    Scope, Step,
 };
 use serde_json::{Value, json};
 
@@ -16,11 +18,13 @@ async fn all_pass_the_upload_check_and_document_their_settings() {
         assert_eq!(plugin.info.name, *name);
         let schema: Value = serde_json::from_str(&plugin.info.config_schema).unwrap();
         assert_eq!(schema["additionalProperties"], json!(false), "{name}");
-        for (property, schema) in schema["properties"].as_object().unwrap() {
+        let adapter: Value = serde_json::from_str(&plugin.info.adapter_schema).unwrap_or_default();
+        let of_device = adapter["properties"].as_object().into_iter().flatten();
+        for (property, schema) in schema["properties"].as_object().unwrap().iter().chain(of_device) {
             assert!(schema["description"].is_string(), "{name}: {property}");
         }
         let kind = match *name {
-            "uniform" => PluginKind::Delay,
+            "uniform" | "warmup" | "adaptive" => PluginKind::Delay,
             "jinja" => PluginKind::Template,
             _ => PluginKind::Sender,
         };
@@ -50,6 +54,52 @@ async fn uniform_stays_between_its_bounds_and_repeats_with_the_same_dice() {
         let fault = plugin.next_delay(&ctx(bad), pace(), "").await.unwrap_err();
         assert!(matches!(fault, PluginFault::InvalidConfig(_)), "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn warmup_sends_more_each_day_and_waits_for_the_next_when_one_is_full() {
+    let plugin = first_party("warmup").await;
+    let config = r#"{"start_per_day":24,"full_per_day":2400,"ramp_days":10,"jitter":0}"#;
+    plugin.check_config(config).unwrap();
+    let mut last = f64::INFINITY;
+    for age_days in 0..12 {
+        let next = plugin.next_delay(&ctx(config), PaceFacts { age_days, ..pace() }, "").await.unwrap();
+        assert!(next.delay_ms < last || (age_days == 11 && next.delay_ms == last), "{age_days}: {}", next.delay_ms);
+        last = next.delay_ms;
+    }
+    assert_eq!(last, 36_000.0);
+    // At nine in the morning a day that is full leaves fifteen hours, and some of the next day's first hour.
+    let full = PaceFacts { age_days: 0, sent_today: 24, ..pace() };
+    let next = plugin.next_delay(&ctx(config), full, "").await.unwrap();
+    let hours = next.delay_ms / 3_600_000.0;
+    assert!((15.0..16.0).contains(&hours), "{hours}");
+    let fault = plugin.next_delay(&ctx(r#"{"start_per_day":9,"full_per_day":3,"ramp_days":1}"#), pace(), "").await;
+    assert!(matches!(fault, Err(PluginFault::InvalidConfig(_))), "{fault:?}");
+}
+
+#[tokio::test]
+async fn adaptive_finds_its_pace_and_keeps_it_in_its_state() {
+    let plugin = first_party("adaptive").await;
+    let config = r#"{"min_ms":100,"max_ms":60000,"start_ms":1000,"jitter":0,"speed_up":0.5}"#;
+    plugin.check_config(config).unwrap();
+    let mut state = String::new();
+    for (last_outcome, failures_in_a_row, delay_ms) in [
+        (LastOutcome::Sent, 0, 500.0),
+        (LastOutcome::Sent, 0, 250.0),
+        (LastOutcome::Throttled, 1, 500.0),
+        (LastOutcome::Failed, 1, 500.0),
+        (LastOutcome::Retried, 2, 1000.0),
+        (LastOutcome::Sent, 0, 500.0),
+    ] {
+        let facts = PaceFacts { last_outcome, failures_in_a_row, ..pace() };
+        let next = plugin.next_delay(&ctx(config), facts, &state).await.unwrap();
+        assert_eq!(next.delay_ms, delay_ms, "{last_outcome:?} after {state:?}");
+        state = next.state;
+    }
+    let strange = plugin.next_delay(&ctx(config), pace(), "not a number").await.unwrap();
+    assert_eq!(strange.delay_ms, 500.0, "it begins anew");
+    let fault = plugin.next_delay(&ctx(r#"{"min_ms":5,"max_ms":4}"#), pace(), "").await.unwrap_err();
+    assert!(matches!(fault, PluginFault::InvalidConfig(_)), "{fault:?}");
 }
 
 async fn render(config: Value, locale: Option<&str>) -> Result<Content, PluginFault> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use carillon::plugins::{
-    Answer, HttpRequest, HttpResponse, Outcome, Plugin, PluginBody, PluginFault, RecipientProblem, Scope, Step,
+    Answer, HttpRequest, HttpResponse, Outbound, Outcome, Plugin, PluginBody, PluginFault, RecipientFacts,
+    RecipientProblem, Scope, Step,
 };
 use serde_json::{Value, json};
 
-use super::{ctx, first_party, outbound};
+use super::{ctx, first_party, outbound, recipient};
 
 const URL: &str = "https://api.example.com/send";
 
@@ -118,6 +119,55 @@ async fn bad_configurations_and_messages_are_told_apart() {
     ] {
         assert!(plugin.check_config(&bad.to_string()).is_err(), "{bad}");
     }
+}
+
+/// A message with these texts wherever a recipient's data can be.
+fn saying(text: &str, first: &str, second: &str) -> Outbound {
+    let variables = [("name", text), ("first", first), ("second", second)];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let mut message = outbound();
+    message.recipient = RecipientFacts { address: text.into(), variables, ..recipient() }.into();
+    message.content.text = text.into();
+    message
+}
+
+#[tokio::test]
+async fn no_value_brings_a_placeholder_along() {
+    let plugin = first_party("webhook").await;
+    let message = || saying("{{secret:KEY}}", "{{sec", "ret:KEY}}");
+    for (url, header) in [
+        ("https://api.example.com/{{ to | safe }}/send", "x"),
+        ("https://api.example.com/{{secret:A}}/{{ vars.name | safe }}", "x"),
+        ("https://api.example.com/{{ vars.first | safe }}{{ vars.second | safe }}", "x"),
+        (URL, "{{ text }}"),
+        (URL, "{{secret:A}} {{ vars.name }}"),
+        (URL, "{{ vars.first }}{{ vars.second }}"),
+        // Nor does it take the place of one that is not written this time.
+        (URL, "{% if attempt > 9 %}{{secret:A}}{% endif %}{{ text }}"),
+    ] {
+        let config = json!({ "url": url, "headers": { "X-Key": header }, "lookup": { "url": url } });
+        let ctx = ctx(config.to_string());
+        for fault in [plugin.start(&ctx, message()).await, plugin.start_lookup(&ctx, message()).await] {
+            let Err(PluginFault::InvalidInput(text)) = fault else { panic!("{url} {header}: {fault:?}") };
+            assert!(text.contains("a value holds {{secret:") && !text.contains("KEY"), "{text}");
+        }
+    }
+    // What stands for a placeholder inside of the plugin cannot be said by anybody else.
+    let config = json!({ "url": URL, "headers": { "X-Key": "{{ text }}" } }).to_string();
+    let fault = plugin.start(&ctx(config), saying("\u{1}KEY}}", "", "")).await.unwrap_err();
+    assert!(matches!(fault, PluginFault::InvalidInput(_)), "{fault:?}");
+
+    // In a URL a value is encoded, and in a body the host replaces nothing.
+    let config = json!({ "url": "https://api.example.com/bot{{secret:BOT}}/{{ to }}?t={{ text }}",
+        "headers": { "X-Key": "{% if attempt > 9 %}{{secret:A}}{% endif %}{% if attempt < 9 %}{{secret:B}}{% endif %}" },
+        "body": "{\"t\": \"{{ text }}\"}" });
+    let Step::Request { request, .. } = plugin.start(&ctx(config.to_string()), message()).await.unwrap().step else {
+        panic!()
+    };
+    let encoded = "%7B%7Bsecret%3AKEY%7D%7D";
+    assert_eq!(request.url, format!("https://api.example.com/bot{{{{secret:BOT}}}}/{encoded}?t={encoded}"));
+    assert_eq!(header(&request, "X-Key"), Some("{{secret:B}}"));
+    assert_eq!(text(&request.body), "{\"t\": \"{{secret:KEY}}\"}");
 }
 
 #[tokio::test]

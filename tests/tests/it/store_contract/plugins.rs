@@ -1,8 +1,8 @@
 use bytes::Bytes;
 use carillon::id::{Digest, VersionNo};
 use carillon::plugin::PluginKind;
-use carillon::store::{StoreError, Stored};
-use carillon_tests::fleet::{T0, at, plugin};
+use carillon::store::{Change, NewCase, StoreError, Stored};
+use carillon_tests::fleet::{T0, at, plugin, put_plugin};
 use carillon_tests::stores::Opened;
 
 async fn a_version_is_stored_once(t: Opened) {
@@ -39,13 +39,14 @@ async fn one_version_of_a_name_is_active(t: Opened) {
     let shown: Vec<String> = listed().await;
     assert_eq!(shown, ["alpha 0.1.0 *", "jinja 1.2.0 *", "jinja 1.1.0", "jinja 1.0.0"]);
     let before = t.store.revisions().await.unwrap().plugins;
-    let now_active = t.store.activate_plugin("jinja", "1.0.0", at(2)).await.unwrap().unwrap();
+    let change = Change { actor: "ann", reason: "back", force: false, watch: None };
+    let now_active = t.store.activate_plugin("jinja", "1.0.0", &change, at(2)).await.unwrap().unwrap();
     assert!(now_active.active && now_active.version == "1.0.0");
     assert!(t.store.revisions().await.unwrap().plugins > before);
     let shown: Vec<String> = listed().await;
     assert_eq!(shown, ["alpha 0.1.0 *", "jinja 1.2.0", "jinja 1.1.0", "jinja 1.0.0 *"]);
-    assert!(t.store.activate_plugin("jinja", "9.0.0", at(2)).await.unwrap().is_none());
-    assert!(t.store.activate_plugin("nobody", "1.0.0", at(2)).await.unwrap().is_none());
+    assert!(t.store.activate_plugin("jinja", "9.0.0", &change, at(2)).await.unwrap().is_none());
+    assert!(t.store.activate_plugin("nobody", "1.0.0", &change, at(2)).await.unwrap().is_none());
     let shown: Vec<String> = listed().await;
     assert!(shown.contains(&"jinja 1.0.0 *".to_owned()), "the active one stays");
 }
@@ -69,7 +70,62 @@ async fn two_uploads_of_a_version_at_once_make_one(t: Opened) {
     assert_eq!(t.store.plugins().await.unwrap().iter().filter(|v| v.active).count(), 1);
 }
 
+async fn the_newest_cases_of_a_version_are_kept_and_old_ones_go(t: Opened) {
+    let first = put_plugin(&*t.store, &plugin("jinja", "1.0.0", PluginKind::Template, "one")).await;
+    let second = put_plugin(&*t.store, &plugin("jinja", "1.1.0", PluginKind::Template, "two")).await;
+    let other = put_plugin(&*t.store, &plugin("uniform", "1.0.0", PluginKind::Delay, "three")).await;
+    let case = |plugin, n: u64, code: Option<&str>| NewCase {
+        plugin,
+        at: at(n),
+        call: "render".into(),
+        code: code.map(Into::into),
+        detail: code.map(|_| "it crashed".into()),
+        masked: n % 2 == 0,
+        reproduces: n % 3 == 0,
+        complete: true,
+        case: format!(r#"{{"random":{n}}}"#),
+    };
+    for n in 0..5 {
+        t.store.put_case(&case(first, n, Some("plugin-trap")), 3).await.unwrap();
+        t.store.put_case(&case(first, n, None), 3).await.unwrap();
+    }
+    t.store.put_case(&case(second, 10, Some("plugin-deadline")), 3).await.unwrap();
+    t.store.put_case(&case(other, 11, Some("plugin-memory")), 3).await.unwrap();
+    let all = t.store.cases("jinja", None, 100).await.unwrap();
+    assert!(all.next.is_none() && all.items.iter().all(|c| c.kept.case.is_empty()), "{all:?}");
+    let shown: Vec<_> = all.items.iter().map(|c| (c.kept.at, c.kept.code.is_some(), c.version.as_str())).collect();
+    let (old, new) = ("1.0.0", "1.1.0");
+    assert_eq!(
+        shown,
+        [
+            (at(10), true, new),
+            (at(4), false, old),
+            (at(4), true, old),
+            (at(3), false, old),
+            (at(3), true, old),
+            (at(2), false, old),
+            (at(2), true, old)
+        ],
+        "three of each kind, the newest first"
+    );
+    // A page at a time.
+    let page = t.store.cases("jinja", None, 2).await.unwrap();
+    let next = t.store.cases("jinja", page.next, 2).await.unwrap();
+    assert_eq!((page.items.as_slice(), next.items.as_slice()), (&all.items[..2], &all.items[2..4]));
+    let whole = t.store.case("jinja", all.items[0].id).await.unwrap().unwrap();
+    assert_eq!((whole.name.as_str(), whole.digest), ("jinja", Digest::of(b"two")));
+    assert_eq!(whole.kept, case(second, 10, Some("plugin-deadline")));
+    assert!(t.store.case("uniform", whole.id).await.unwrap().is_none(), "it is another plugin's");
+    assert!(t.store.cases("nobody", None, 5).await.unwrap().items.is_empty());
+
+    assert_eq!(t.store.prune_cases(at(4), 3).await.unwrap(), 3);
+    assert_eq!(t.store.prune_cases(at(4), 3).await.unwrap(), 1);
+    assert_eq!(t.store.prune_cases(at(4), 3).await.unwrap(), 0);
+    assert_eq!(t.store.cases("jinja", None, 100).await.unwrap().items.len(), 3);
+}
+
 super::on_every_store!(
+    the_newest_cases_of_a_version_are_kept_and_old_ones_go,
     a_version_is_stored_once,
     one_version_of_a_name_is_active,
     two_uploads_of_a_version_at_once_make_one,

@@ -50,7 +50,14 @@ impl Play<'_> {
     }
 
     async fn begin(&self, id: MessageId, device: DeviceNo, now: Time) -> Begun {
-        let claim = Claim { message: id, device, channel: "sms".into(), token: 1, versions: self.versions };
+        let claim = Claim {
+            message: id,
+            device,
+            channel: "sms".into(),
+            token: 1,
+            versions: self.versions,
+            uncertainty: Duration::ZERO,
+        };
         self.store.begin(HostId::new(), &[claim], now).await.unwrap().remove(0)
     }
 

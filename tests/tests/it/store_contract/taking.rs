@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use carillon::campaign::{CampaignEvent as E, CampaignStatus as S};
 use carillon::consent::NewSuppression;
 use carillon::device::{PACE_SLACK, PaceUpdate};
 use carillon::id::{HostId, MessageId};
-use carillon::message::{Begun, Counts, MessageStatus, Reason, Recipient, Settled, Settlement};
+use carillon::message::{Begun, Claim, Counts, MessageStatus, Reason, Recipient, Settled, Settlement};
 use carillon_tests::fleet::{
     T0, addresses, at, audience, campaign_spec, contact, device_spec, devices, expand, launch, running, sent, versions,
 };
@@ -275,6 +277,10 @@ async fn a_saved_pace_is_kept_although_the_queue_forgot_it(t: Opened) {
     store.save_paces(&[pace(1, at(10))]).await.unwrap();
     assert_eq!(s.begin(store, s.message(1), device, 2, at(9)).await, Begun::TooSoon(at(10)));
     assert_eq!(s.status(store, s.message(1)).await, MessageStatus::Pending);
+    // The server's clock may be a second ahead, for all that it knows.
+    let unsure = Claim { uncertainty: Duration::from_secs(1), ..s.claim(s.message(1), device, 2) };
+    let answers = store.begin(s.host, &[unsure], at(10)).await.unwrap();
+    assert_eq!(answers, [Begun::TooSoon(at(10))]);
     let work = s.take(store, s.message(1), device, 2, at(10).minus(PACE_SLACK)).await;
     // The worker that ends an attempt knows the pace better than what was saved before.
     let end = s.settlement(&work, device, 2, sent(), at(11));

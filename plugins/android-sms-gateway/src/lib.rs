@@ -1,0 +1,129 @@
+//! SMS through Android phones, by the app SMS Gateway for Android: directly, or through its cloud or a private server.
+
+use common::Cache;
+use common::contract::sending::{Answer, Outbound, Progress, Scope, Step};
+use common::contract::types::{Context, PluginError};
+use common::provider::{self, Reply, Settings, done, progress};
+
+use crate::answer::Seen;
+use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
+use crate::bindings::exports::carillon::plugin::lookup::Guest as Lookup;
+use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
+use crate::message::{Config, Mode, Way};
+
+mod answer;
+mod bindings {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "device-sender-lookup",
+        with: {
+            "carillon:plugin/types@1.0.0": common::contract::types,
+            "carillon:plugin/sending@1.0.0": common::contract::sending,
+        },
+    });
+}
+mod message;
+
+const SECRET: &str = "SMS_GATEWAY";
+
+struct Both {
+    settings: Settings,
+    config: Config,
+}
+
+thread_local! {
+    static CONFIGS: Cache<Both> = const { Cache::new() };
+}
+
+fn read(text: &str) -> Result<Both, PluginError> {
+    let both = || Ok(Both { settings: common::parse(text)?, config: common::parse(text)? });
+    both().map_err(PluginError::InvalidConfig)
+}
+
+struct SmsGateway;
+
+impl Describe for SmsGateway {
+    fn get() -> Info {
+        Info {
+            name: "android-sms-gateway".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            summary: "Sends SMS through Android phones, by the app SMS Gateway for Android.".into(),
+            config_schema: include_str!("config.schema.json").into(),
+            adapter_schema: include_str!("adapter.schema.json").into(),
+            hosts: vec!["api.sms-gate.app".into()],
+            secrets: vec![SECRET.into()],
+            // The message's id is the gateway's key: a second request with it is refused.
+            capabilities: vec![("provider-deduplicates".into(), "true".into()), ("lookup".into(), "true".into())],
+        }
+    }
+}
+
+/// Asks what became of a message; `way` is where, as [`Way::keep`] wrote it.
+fn ask(way: &Way, settings: &Settings) -> Step {
+    provider::request("GET", way.message_url.clone(), Some(way.authorization.clone()), None, settings.timeout_ms)
+}
+
+impl Sender for SmsGateway {
+    fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
+        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
+        let Both { settings, config } = &*both;
+        if !message.content.media.is_empty() {
+            return Err(PluginError::InvalidInput("an SMS has no attachments".into()));
+        }
+        let (way, adapter) = match config.way(settings, &message, SECRET) {
+            Ok(found) => found,
+            Err(outcome) => return Ok(done(*outcome)),
+        };
+        let body = config.body(&message, &adapter);
+        let authorization = Some(way.authorization.clone());
+        let mut step = provider::request("POST", way.send_url.clone(), authorization, Some(&body), settings.timeout_ms);
+        if let Step::Request(round) = &mut step {
+            round.state = way.keep();
+        }
+        Ok(progress(step))
+    }
+
+    fn resume(ctx: Context, state: String, answer: Answer) -> Result<Progress, PluginError> {
+        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
+        let Both { settings, config } = &*both;
+        // Without a state this is the answer to the second question.
+        let Some(way) = Way::kept(&state) else {
+            return Ok(done(match Reply::to_lookup(answer, ctx.now) {
+                Ok(reply) => answer::looked_up(&reply, Seen::Before),
+                Err(outcome) => *outcome,
+            }));
+        };
+        if let (Answer::NotSent(why), Mode::Local) = (&answer, config.mode) {
+            // Nobody else can send what waits for a phone that is off.
+            return Ok(done(provider::down(None, provider::failure("not-sent", why.as_str()))));
+        }
+        let reply = match Reply::to_send(answer, ctx.now) {
+            Ok(reply) => reply,
+            Err(outcome) => return Ok(done(*outcome)),
+        };
+        if reply.status == 409 {
+            // It has the message from an attempt before this one: what became of it?
+            return Ok(progress(ask(&way, settings)));
+        }
+        Ok(done(answer::outcome(settings, &reply).unwrap_or_else(|| reply.usual(settings, Scope::Device))))
+    }
+}
+
+impl Lookup for SmsGateway {
+    fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
+        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
+        Ok(match both.config.way(&both.settings, &message, SECRET) {
+            Ok((way, _)) => progress(ask(&way, &both.settings)),
+            Err(outcome) => done(*outcome),
+        })
+    }
+
+    fn resume(ctx: Context, _state: String, answer: Answer) -> Result<Progress, PluginError> {
+        Ok(done(match Reply::to_lookup(answer, ctx.now) {
+            Ok(reply) => answer::looked_up(&reply, Seen::Perhaps),
+            Err(outcome) => *outcome,
+        }))
+    }
+}
+
+bindings::export!(SmsGateway with_types_in bindings);
