@@ -40,11 +40,16 @@ export const delay = {
     if (pace.lastOutcome === "throttled") slower = Math.min(slower * 2, SLOWEST);
     if (pace.lastOutcome === "sent") slower = Math.max(slower / 2, 1);
     // All randomness comes with the call, so that a call can be repeated exactly.
-    const pauseMs = config.min_ms + (config.max_ms - config.min_ms) * (ctx.random / 2 ** 32);
+    const pauseMs = config.min_ms + (config.max_ms - config.min_ms) * (unsigned(ctx.random) / 2 ** 32);
     const typingMs = (config.per_character_ms ?? 0) * pace.textLength;
     return { delayMs: (pauseMs + typingMs) * slower, state: String(slower) };
   }),
 };
+
+// componentize-qjs hands over a u32 of 2^31 or more as a negative number, which has the same bits.
+function unsigned(u32) {
+  return u32 >>> 0;
+}
 
 // What is thrown must be an error of the contract: anything else would end the call without a word.
 function answering(call) {
