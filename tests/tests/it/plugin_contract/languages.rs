@@ -37,6 +37,7 @@ async fn plugins_in_javascript_answer_as_the_cases_say_and_send_a_campaign() {
     language("js").await;
 }
 
+// The slowest: each of its components is compiled once, for some 20 s of processor time with this profile's compiler.
 #[tokio::test(flavor = "multi_thread")]
 async fn plugins_in_python_answer_as_the_cases_say_and_send_a_campaign() {
     language("python").await;
