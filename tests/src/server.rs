@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -54,11 +55,13 @@ impl Setup {
             matches!(server.client.get("/readyz").await, Ok((200, _)))
         })
         .await;
+        keep_compiled(&self.data);
         server
     }
 
     /// Starts the server without waiting.
     pub fn spawn(&self) -> Server {
+        lend_compiled(&self.data);
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -101,6 +104,42 @@ pub fn binary() -> PathBuf {
     let binary = profile.join("carillon");
     assert!(binary.exists(), "{} is missing: tests/run builds it first", binary.display());
     binary
+}
+
+/// The code that the first server which was ready has compiled of the program's own plugins, with the key that seals it: each
+/// later one starts with a copy, or every test would spend seconds of processor time on the same.
+fn compiled() -> PathBuf {
+    binary().with_file_name("compiled-for-tests")
+}
+
+/// Keeps a server's compiled code, unless there is some of this program.
+fn keep_compiled(data: &Path) {
+    static KEPT: Once = Once::new();
+    KEPT.call_once(|| {
+        let (folder, written) = (compiled(), |path: &Path| path.metadata().and_then(|m| m.modified()).ok());
+        if written(&folder) > written(&binary()) {
+            return;
+        }
+        let made = tempfile::tempdir_in(folder.parent().expect("a folder")).expect("a folder");
+        copy_files(&data.join("plugins"), made.path());
+        let _none_yet = std::fs::remove_dir_all(&folder);
+        std::fs::rename(made.keep(), &folder).expect("it can be put there");
+    });
+}
+
+fn lend_compiled(data: &Path) {
+    let (folder, own) = (compiled(), data.join("plugins"));
+    if folder.exists() && data.exists() && !own.exists() {
+        std::fs::create_dir(&own).expect("a folder");
+        copy_files(&folder, &own);
+    }
+}
+
+/// Copies what is there now: the files may be changed meanwhile.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+        let _gone_meanwhile = std::fs::copy(entry.path(), to.join(entry.file_name()));
+    }
 }
 
 /// A port that was free a moment ago.

@@ -80,8 +80,8 @@ async fn the_newest_cases_of_a_version_are_kept_and_old_ones_go(t: Opened) {
         call: "render".into(),
         code: code.map(Into::into),
         detail: code.map(|_| "it crashed".into()),
-        masked: n % 2 == 0,
-        reproduces: n % 3 == 0,
+        masked: n.is_multiple_of(2),
+        reproduces: n.is_multiple_of(3),
         complete: true,
         case: format!(r#"{{"random":{n}}}"#),
     };

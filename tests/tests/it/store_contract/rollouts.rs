@@ -80,7 +80,7 @@ async fn one_rollout_of_a_plugin_runs_at_a_time(t: Opened) {
     assert_eq!((first.status, &first.started), (RolloutStatus::Running, &(at(1), "ann".to_owned())));
     assert_eq!((&first.spec, &first.ended, &first.reason), (&canary(), &None, &None));
     assert!(conflict(start(store, "1.2.0", at(2)).await).contains("rollout 1 (canary of jinja 1.1.0) is running"));
-    assert_eq!(store.running_rollouts().await.unwrap(), [first.clone()]);
+    assert_eq!(store.running_rollouts().await.unwrap(), std::slice::from_ref(&first));
 
     let ended = store.end_rollout(first.no, &Ending::Aborted, "bob", "enough", at(3)).await.unwrap().unwrap();
     assert_eq!((ended.status, ended.ended), (RolloutStatus::Aborted, Some((at(3), "bob".to_owned()))));
