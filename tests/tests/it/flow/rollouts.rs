@@ -254,7 +254,9 @@ async fn a_shadow_lists_differences_and_sends_nothing() {
         println!("{name}: {shadow}");
         assert_eq!(number_of(&rollout, "/candidate/calls"), 0, "no message met it: {rollout}");
         assert_eq!(shadow["same"], json!(0), "{rollout}");
-        assert_eq!(number_of(shadow, "/failed") > 0, name == NAME, "one in twenty crashes: {rollout}");
+        // One in twenty crashes. On a machine that is busy a call of the other may exceed its time, too.
+        let failed = number_of(shadow, "/failed");
+        assert_eq!(failed * 50 > failed + number_of(shadow, "/different"), name == NAME, "{rollout}");
         let findings = world.findings(name).await;
         assert!(findings.len() <= 200 && findings.iter().any(|f| f["field"] == field), "{findings:?}");
         let told = serde_json::to_string(&findings).expect("JSON");
