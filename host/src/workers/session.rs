@@ -18,7 +18,7 @@ use crate::queue::{Disposal, Finish, Wake};
 use crate::workers::attempt::Attempt;
 use crate::workers::leases::Lease;
 use crate::workers::turns::{Answer, Done, Next, Release, Turn};
-use crate::workers::verdict::{Ended, Facts};
+use crate::workers::verdict::{Consequence, Ended, Facts};
 use crate::workers::{Pool, orphans, pacing};
 
 /// How long a session goes on taking messages: the price that other devices, higher priorities and a pause may pay for it.
@@ -89,8 +89,14 @@ impl Session {
                     continue;
                 }
             };
-            self.lease.goes_on(message);
             let sides = run.sides(&sender, self.device.no);
+            // The sender may make no more requests a second: no attempt is used up for that.
+            if let Some(wait) = sender.at(sides.sender).licence.crowded() {
+                course.disposals.push((message, Disposal::PutBack(rank)));
+                course.next_at = pool.core.clock.monotonic() + wait;
+                break;
+            }
+            self.lease.goes_on(message);
             let claim = Claim {
                 message,
                 device: self.device.no,
@@ -227,7 +233,13 @@ impl Session {
             _ => None,
         }
         .is_some();
-        let verdict = facts.judge(finished.ended);
+        let mut verdict = facts.judge(finished.ended);
+        // What only an operator can mend goes wrong for every message: the campaign's breaker hears of it.
+        if let Some(which) = finished.not_granted
+            && verdict.consequence.is_none()
+        {
+            verdict.consequence = Some(Consequence::PluginFault(Reason::new("not-granted", which)));
+        }
         // A candidate that fails ends its rollout, not the campaign.
         if !is_tried {
             pool.breakers.note(run, &verdict);
