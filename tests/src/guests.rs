@@ -98,8 +98,8 @@ pub fn asking_again(name: &str, method: &str, url: &str, headers: &[(&str, &str)
     sender(name, &format!("{request}) {data} (func"), &request)
 }
 
-/// A sender whose `describe` wants these hosts and secrets, that asks for this request, and says that the message was sent whatever
-/// comes of it.
+/// A sender whose `describe` wants these hosts and secrets, and that asks for this request: the message was sent when it is
+/// answered, and is to be tried again when it is not.
 pub fn wanting(
     name: &str,
     [hosts, secrets]: [&[&str]; 2],
@@ -108,15 +108,23 @@ pub fn wanting(
     body: &str,
 ) -> Bytes {
     let (request, data) = request(method, url, headers, body);
-    // `ok(progress { step: done(accepted(…)), account-state: none })`, where everything else is zero: also for the next start.
+    // `ok(progress { step: done(accepted(…) or transient(…)), account-state: none })`, where everything else is zero: also for
+    // the next start.
     let clear = |step: u32| {
         format!(
-            "(memory.fill (i32.const {SCRATCH}) (i32.const 0) (i32.const 256)) (i32.store8 (i32.const {}) (i32.const {step}))",
+            "(memory.fill (i32.const {SCRATCH}) (i32.const 0) (i32.const 256))
+             (i32.store8 (i32.const {}) (i32.const {step}))",
             SCRATCH + 8
         )
     };
     let start = format!("{} {request}) {data} (func", clear(0));
-    let functions = sender_functions(&start, &format!("{} (i32.const {SCRATCH})", clear(1)));
+    // The answer's case is parameter 6; 0 is a response.
+    let resume = format!(
+        "{} (if (local.get 6) (then (i32.store8 (i32.const {}) (i32.const 3)))) (i32.const {SCRATCH})",
+        clear(1),
+        SCRATCH + 16
+    );
+    let functions = sender_functions(&start, &resume);
     let texts = [name, "1.0.0", "Wants something.", OBJECT, ""];
     let fields = fields_wanting(&texts, [hosts, secrets], DESCRIBED, "", &functions);
     let module = format!("(core module $main {fields})");
