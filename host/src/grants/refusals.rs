@@ -123,14 +123,13 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    pub(super) fn note(&self, plugin: &str, mut denial: Denial) {
+    pub(super) fn note(&self, plugin: &str, mut denial: Denial, now: Instant) {
         if let Denial::Host(text) | Denial::PrivateAddress(text) | Denial::Secret(text) = &mut denial {
             truncate(text, 260);
         }
         if let Some(count) = self.counts.get(denial.index()) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let now = Instant::now();
         let mut kept = self.kept.lock();
         let left_out = kept.line(now);
         let (reason, (host, method, secret)) = (denial.reason(), denial.parts());
@@ -153,8 +152,8 @@ impl Refusals {
         Denial::REASONS.into_iter().zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
-    /// The latest ones, newest first. `now` is the cluster's time.
-    pub(super) fn views(&self, now: Time) -> Vec<RefusalView> {
+    /// The latest ones, newest first. `now` is the cluster's time at this instant.
+    pub(super) fn views(&self, now: Time, instant: Instant) -> Vec<RefusalView> {
         let mut views: Vec<_> = self
             .kept
             .lock()
@@ -169,7 +168,7 @@ impl Refusals {
                     method: own(method),
                     secret: own(secret),
                     count: row.count,
-                    last_at: now.minus(row.last.elapsed()),
+                    last_at: now.minus(instant.saturating_duration_since(row.last)),
                 }
             })
             .collect();
@@ -182,7 +181,7 @@ impl Kept {
     /// Whether a line may be written now: how many were left out before it.
     fn line(&mut self, now: Instant) -> Option<u64> {
         let (began, lines) = match self.minute {
-            Some((began, lines)) if now.duration_since(began) < MINUTE => (began, lines),
+            Some((began, lines)) if now.saturating_duration_since(began) < MINUTE => (began, lines),
             _ => (now, 0),
         };
         self.minute = Some((began, lines + 1).min((began, LINES)));
@@ -212,17 +211,16 @@ impl Kept {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn the_latest_are_kept_and_all_are_counted() {
-        let refusals = Refusals::default();
+    #[test]
+    fn the_latest_are_kept_and_all_are_counted() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
         for n in 0..100 {
-            refusals.note("x", Denial::Host(format!("host-{n}.example.com")));
-            tokio::time::advance(Duration::from_millis(10)).await;
+            refusals.note("x", Denial::Host(format!("host-{n}.example.com")), at(n * 10));
         }
-        refusals.note("x", Denial::Secret("KEY".into()));
-        refusals.note("x", Denial::Secret("KEY".into()));
-        let now = Time::from_ms(1_000_000);
-        let views = refusals.views(now);
+        refusals.note("x", Denial::Secret("KEY".into()), at(1_000));
+        refusals.note("x", Denial::Secret("KEY".into()), at(1_000));
+        let views = refusals.views(Time::from_ms(1_000_000), at(1_000));
         assert_eq!(views.len(), KEPT);
         assert_eq!((views[0].reason, views[0].secret.as_deref(), views[0].count), ("secret", Some("KEY"), 2));
         assert_eq!((views[1].host.as_deref(), views[1].last_at), (Some("host-99.example.com"), Time::from_ms(999_990)));
@@ -230,14 +228,13 @@ mod tests {
         assert_eq!(counts[..3], [("host", 100), ("method", 0), ("secret", 2)]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_log_gets_a_few_lines_a_minute_and_hears_of_the_rest() {
-        let mut kept = Kept::default();
-        let written = (0..100).filter(|_| kept.line(Instant::now()).is_some()).count();
+    #[test]
+    fn the_log_gets_a_few_lines_a_minute_and_hears_of_the_rest() {
+        let (mut kept, start) = (Kept::default(), Instant::now());
+        let written = (0..100).filter(|_| kept.line(start).is_some()).count();
         assert_eq!(written, LINES as usize);
-        tokio::time::advance(MINUTE).await;
-        assert_eq!(kept.line(Instant::now()), Some(94));
-        assert_eq!(kept.line(Instant::now()), Some(0));
+        assert_eq!(kept.line(start + MINUTE), Some(94));
+        assert_eq!(kept.line(start + MINUTE), Some(0));
     }
 
     #[test]

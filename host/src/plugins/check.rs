@@ -170,7 +170,7 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Compo
     let ctx = CallContext { config: "{}".into(), now: Time::default(), random: 0 };
     let started = Instant::now();
     blueprint
-        .instantiate(&shared.limits, &log, &ctx)
+        .instantiate(&shared.limits, shared.limits.memory_bytes, &log, &ctx)
         .map_err(|e| broken(shared, "instantiation-failed", "an instance cannot be made", &e))?;
     let instantiate_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let info = describe(shared, &component, &log, &ctx)?;
