@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use carillon::clock::Time;
 use carillon::device::{Device, LastOutcome};
+use carillon::grants::Licence;
 use carillon::id::{DeviceNo, VersionNo};
 use carillon::message::Recipient;
 use carillon::plugins::{
@@ -50,7 +51,8 @@ impl World {
             let bytes = Bytes::from_static(FIRST_PARTY.iter().find(|(n, _)| *n == name).unwrap().1);
             runtime.block_on(async {
                 let seen = host.inspect(bytes.clone()).await.unwrap();
-                host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes).await.unwrap()
+                let licence = Arc::new(Licence::unbounded(name));
+                host.load(VersionNo(1), seen.kind, seen.digest, seen.info, licence, bytes).await.unwrap()
             })
         };
         let context = |config: &str| CallContext { config: config.into(), now: NOW, random: 123_456_789, timer: None };

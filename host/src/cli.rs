@@ -16,6 +16,7 @@ mod local;
 mod message;
 mod plugin;
 mod progress;
+mod secret;
 mod serve;
 mod simulate;
 mod token;
@@ -70,6 +71,9 @@ enum Command {
     /// Make, check and upload plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
+    /// Keep secrets for senders in a server's store, encrypted.
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Make, list and revoke API tokens.
     #[command(subcommand)]
     Token(token::Command),
@@ -167,6 +171,7 @@ impl Cli {
                 Command::Campaign(command) => campaign::run(command).await,
                 Command::Message(command) => message::run(command).await,
                 Command::Plugin(command) => plugin::run(command).await,
+                Command::Secret(command) => secret::run(command).await,
                 Command::Token(command) => token::run(command).await,
                 Command::Doctor(args) => doctor::run(*args).await,
                 // Done above, before there are threads.

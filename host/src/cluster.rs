@@ -11,6 +11,7 @@ use crate::clock::SystemClock;
 use crate::config::Role;
 use crate::core::{Alarm, Core};
 use crate::fleet::Fleet;
+use crate::operations::secrets;
 use crate::queue::{QueueError, Wake};
 use crate::recovery;
 use crate::store::{Heartbeat, HostRow, Revisions, StoreError};
@@ -135,6 +136,9 @@ impl Cluster {
         let moved = |of: fn(&Revisions) -> i64| before.is_none_or(|b| of(&b) != of(&now));
         if moved(|r| r.plugins) {
             self.core.plugins.reload(&*self.core.store, self.core.clock.now()).await?;
+        }
+        if moved(|r| r.secrets) {
+            secrets::load(&self.core).await?;
         }
         if moved(|r| r.devices) {
             self.fleet.reload_devices().await?;

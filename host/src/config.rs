@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::campaign::BadField;
 use crate::rollout::{LONGEST_MS, RolloutSpec};
+use crate::vault::Vault;
 
 /// A part of the program that a server can run or leave to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -105,6 +106,10 @@ pub struct Config {
         value_name = "NAME=VALUE@HOST,…"
     )]
     pub secrets: Vec<String>,
+    /// Keys for the secrets in the store, comma-separated: 32 bytes each, in base64 or hex. The first one encrypts, all decrypt.
+    /// `carillon secret key` prints one.
+    #[arg(long, env = "CARILLON_SECRETS_KEY", hide_env_values = true, value_name = "KEY,…")]
+    pub secrets_key: Option<String>,
 
     /// How often the trigger looks for due campaigns and steps, in milliseconds.
     #[arg(long, env = "CARILLON_TRIGGER_INTERVAL_MS", default_value_t = 60_000, value_name = "MS")]
@@ -318,6 +323,9 @@ impl Config {
         if self.admin_token.as_ref().is_some_and(|t| t.len() < 16) {
             out.push(BadField::new("CARILLON_ADMIN_TOKEN", "must have at least 16 characters"));
         }
+        if let Err(problem) = Vault::parse(self.secrets_key.as_deref()) {
+            out.push(BadField::new("CARILLON_SECRETS_KEY", problem.to_string()));
+        }
         if self.plugin_memory_bytes < 1 << 20 || self.plugin_memory_bytes > 128 << 20 {
             out.push(BadField::new("--plugin-memory-bytes", "must be from 1 MiB to 128 MiB"));
         }
@@ -339,6 +347,7 @@ impl Default for Config {
             allow_egress: Vec::new(),
             admin_token: None,
             secrets: Vec::new(),
+            secrets_key: None,
             trigger_interval_ms: 60_000,
             processor_interval_ms: 5_000,
             recovery_interval_ms: 60_000,
@@ -396,10 +405,14 @@ mod tests {
             queue: "redis://:hush@queue".to_owned(),
             admin_token: Some("hush".to_owned()),
             secrets: vec!["KEY=hush@api.example.com".to_owned()],
+            secrets_key: Some("hush".to_owned()),
             ..Config::default()
         };
         let shown = format!("{config:?}");
         assert!(shown.contains("127.0.0.1:8080") && !shown.contains("hush"), "{shown}");
+        let problems = config.problems();
+        assert!(problems.iter().any(|p| p.field == "CARILLON_SECRETS_KEY"), "{problems:?}");
+        assert!(!format!("{problems:?}").contains("hush"), "{problems:?}");
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //! certain, nothing of the request reached the provider; [`Unanswered`] means that it did or may have. Where it cannot
 //! be told, the answer is [`Unanswered`].
 //!
+//! Each request is some plugin's, and held against what that plugin was granted ([`Licence`]): which hosts, which methods, which
+//! secrets. What it was refused for want of a grant, or for the sake of a private network, is noted with its licence.
+//!
 //! Texts of answers name hosts, headers and secrets, never values, paths or bodies: they end up in logs and in SQL.
 //!
 //! [`NotSent`]: EgressAnswer::NotSent
@@ -36,10 +39,12 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::RwLock;
 
 use self::connect::{ConnectError, Connector};
 pub use self::policy::{Allowed, EgressPolicy, PolicyError, Secret};
-use self::request::Target;
+use self::request::{Refused, Rules, Target};
+use crate::grants::{Denial, Licence};
 
 /// The body of a request. `Debug` shows its size only.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -122,6 +127,8 @@ pub enum EgressAnswer {
     Response(EgressResponse),
     /// Nothing of the request reached the provider: certain. The text says why.
     NotSent(String),
+    /// As `NotSent`, for want of a grant: the text says which, and how an operator grants it.
+    NotGranted(String),
     /// The request left, or may have left, and no whole answer came. The text says what happened. An answer beyond the
     /// size cap is here too, with its status in the text: half an answer could be read wrongly by the plugin.
     Unanswered(String),
@@ -136,7 +143,7 @@ pub struct EgressStats {
     pub connections: u64,
     /// Requests that ended with [`EgressAnswer::Response`].
     pub responses: u64,
-    /// Requests that ended with [`EgressAnswer::NotSent`].
+    /// Requests that ended with [`EgressAnswer::NotSent`] or [`EgressAnswer::NotGranted`].
     pub not_sent: u64,
     /// Requests that ended with [`EgressAnswer::Unanswered`].
     pub unanswered: u64,
@@ -171,10 +178,11 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// The client. Cloning is cheap; clones share connections and counts.
+/// The client. Cloning is cheap; clones share connections, counts and the secrets of the store.
 #[derive(Clone)]
 pub struct Egress {
     policy: Arc<EgressPolicy>,
+    stored: Arc<RwLock<Arc<[Secret]>>>,
     client: Client<Connector, Full<Bytes>>,
     counters: Arc<Counters>,
 }
@@ -209,21 +217,31 @@ impl Egress {
             // hands one back once a stream was opened.)
             .retry_canceled_requests(true)
             .build(connector);
-        Ok(Self { policy, client, counters })
+        Ok(Self { policy, stored: Arc::new(RwLock::new(Arc::new([]))), client, counters })
     }
 
-    /// Carries out `request`. It ends within the request's own timeout or `deadline`, whichever is shorter.
-    pub async fn send(&self, request: EgressRequest, deadline: Duration) -> EgressAnswer {
+    /// Takes over the secrets of the store, in place of those before. One whose name the policy has, too, is not used.
+    pub fn set_stored(&self, secrets: Vec<Secret>) {
+        *self.stored.write() = secrets.into();
+    }
+
+    /// The secrets of the policy.
+    pub fn own_secrets(&self) -> &[Secret] {
+        &self.policy.secrets
+    }
+
+    /// Carries out `request` of a plugin. It ends within the request's own timeout or `deadline`, whichever is shorter.
+    pub async fn send(&self, by: &Licence, request: EgressRequest, deadline: Duration) -> EgressAnswer {
         let _in_flight = InFlight::enter(&self.counters.in_flight);
         let limit = request.timeout.min(deadline);
-        let answer = self.answer(request, limit).await;
+        let answer = self.answer(by, request, limit).await;
         let count = match &answer {
             EgressAnswer::Response(response) => {
                 let bytes = u64::try_from(response.body.len()).unwrap_or(u64::MAX);
                 self.counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
                 &self.counters.responses
             }
-            EgressAnswer::NotSent(_) => &self.counters.not_sent,
+            EgressAnswer::NotSent(_) | EgressAnswer::NotGranted(_) => &self.counters.not_sent,
             EgressAnswer::Unanswered(_) => &self.counters.unanswered,
         };
         count.fetch_add(1, Ordering::Relaxed);
@@ -243,19 +261,34 @@ impl Egress {
         }
     }
 
-    async fn answer(&self, request: EgressRequest, limit: Duration) -> EgressAnswer {
+    async fn answer(&self, by: &Licence, request: EgressRequest, limit: Duration) -> EgressAnswer {
         if limit.is_zero() {
             return EgressAnswer::NotSent("no time was left to send the request".into());
         }
-        let target = match request::check(&self.policy, &request) {
+        let refuse = |refused: Refused| {
+            let text = refused.to_string();
+            match refused {
+                Refused::Denied(denial, _) if denial.is_missing_grant() => {
+                    by.deny(denial);
+                    return EgressAnswer::NotGranted(text);
+                }
+                Refused::Denied(denial, _) => by.deny(denial),
+                Refused::PlainSecret { name, host } => by.deny(Denial::SecretElsewhere(name, host)),
+                _ => {}
+            }
+            EgressAnswer::NotSent(text)
+        };
+        let (permits, stored) = (by.permits(), Arc::clone(&self.stored.read()));
+        let rules = Rules { policy: &self.policy, stored: &stored, permits: &permits, plugin: by.plugin() };
+        let target = match request::check(rules, &request) {
             Ok(Target::Simulator) => return simulator::answer(request.body, limit).await,
             Ok(Target::Http(target)) => target,
-            Err(refused) => return EgressAnswer::NotSent(refused.to_string()),
+            Err(refused) => return refuse(refused),
         };
-        let host = target.host.clone();
-        let mut request = match request::build(&self.policy, request, target) {
+        let (host, authority) = (target.host.clone(), target.authority());
+        let mut request = match request::build(rules, request, target) {
             Ok(request) => request,
-            Err(refused) => return EgressAnswer::NotSent(refused.to_string()),
+            Err(refused) => return refuse(refused),
         };
 
         // Holds a connection from the moment the request is given to one: before that, nothing can have left.
@@ -263,7 +296,12 @@ impl Egress {
         let exchange = async {
             match self.client.request(request).await {
                 Ok(response) => self.receive(&host, response).await,
-                Err(error) => failed(&host, &error, connection.connection_metadata().is_some()),
+                Err(error) => {
+                    if let Some(ConnectError::Refused(_)) = find_source(&error) {
+                        by.deny(Denial::PrivateAddress(authority));
+                    }
+                    failed(&host, &error, connection.connection_metadata().is_some())
+                }
             }
         };
         match tokio::time::timeout(limit, exchange).await {

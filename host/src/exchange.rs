@@ -39,7 +39,7 @@ pub fn plugin_answer(answer: EgressAnswer) -> Answer {
                 }
             },
         }),
-        EgressAnswer::NotSent(why) => Answer::NotSent(why),
+        EgressAnswer::NotSent(why) | EgressAnswer::NotGranted(why) => Answer::NotSent(why),
         EgressAnswer::Unanswered(why) => Answer::Unanswered(why),
     }
 }

@@ -14,6 +14,7 @@ mod devices;
 mod door;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod grants;
 mod guesses;
 mod health;
 mod idempotency;
@@ -23,6 +24,7 @@ mod page;
 mod plugins;
 mod problem;
 mod rollouts;
+mod secrets;
 mod sequences;
 mod serve;
 mod suppressions;
@@ -97,6 +99,8 @@ pub(crate) fn noting_who_asks(core: &Core, router: Router) -> Router {
 fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {
     let resources = OpenApiRouter::new()
         .merge(plugins::routes())
+        .merge(grants::routes())
+        .merge(secrets::routes())
         .merge(rollouts::routes())
         .merge(trials::routes())
         .merge(devices::routes())

@@ -27,6 +27,7 @@ pub mod fleet;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod grants;
 pub mod http;
 pub mod id;
 mod json;
@@ -49,5 +50,6 @@ pub mod trial;
 pub mod trials;
 pub mod trigger;
 pub mod ui;
+pub mod vault;
 pub mod window;
 pub mod workers;

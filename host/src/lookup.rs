@@ -140,7 +140,8 @@ async fn ask(core: &Core, plugin: &Plugin, config: &str, message: Outbound) -> R
         if remaining.is_zero() {
             return Err(Reason::new("lookup-timeout", "the look-up took longer than the send time-out"));
         }
-        let answer = core.egress.send(egress_request(request), remaining).await;
+        plugin.licence.requested();
+        let answer = core.egress.send(&plugin.licence, egress_request(request), remaining).await;
         progress = plugin.resume_lookup(&context(), &state, plugin_answer(answer)).await.map_err(failed)?;
     }
     match progress.step {

@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 
 use crate::message::{Settled, Settlement, took};
 use crate::operations::rates::Rates;
+use crate::plugin::PluginKind;
 use crate::plugins::Plugin;
 use crate::resolution::{ResolveAs, Way};
 use crate::rollout::{Mode, RolloutStatus, ShadowCounts};
@@ -50,6 +51,12 @@ struct Fault {
     plugin: String,
     version: String,
     fault: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Denied {
+    plugin: String,
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -445,6 +452,7 @@ impl Metrics {
         }
         others.register("backend_errors", "Calls of store and queue that failed", errors);
         plugin_counts(&mut others, counted.plugins);
+        denial_counts(&mut others, counted.plugins);
         trial_counts(&mut others, counted.trials);
         figures::servers(&mut others, counted.hosts);
         if let Some(figures) = self.figures.lock().as_ref().filter(|figures| figures.is_fresh(counted.now)) {
@@ -489,6 +497,20 @@ fn plugin_counts(registry: &mut Registry, plugins: &[Arc<Plugin>]) {
     registry.register("plugin_calls", "Calls of plugins", calls);
     registry.register("plugin_call_seconds", "Time that calls of plugins took together", seconds);
     registry.register("plugin_faults", "Calls of plugins that failed, by what broke", faults);
+}
+
+/// What senders asked for and did not get.
+fn denial_counts(registry: &mut Registry, plugins: &[Arc<Plugin>]) {
+    let denials = Family::<Denied, Counter>::default();
+    let mut seen = std::collections::HashSet::new();
+    // All versions of a plugin count together.
+    for plugin in plugins.iter().filter(|p| p.kind == PluginKind::Sender && seen.insert(p.info.name.as_str())) {
+        for (reason, count) in plugin.licence.refused() {
+            denials.get_or_create(&Denied { plugin: plugin.info.name.clone(), reason }).inc_by(count);
+        }
+    }
+    let help = "Requests of plugins that were refused for want of a grant, or for the sake of a private network";
+    registry.register("egress_refusals", help, denials);
 }
 
 /// Which rollouts are running, and what their shadow calls came to on this server.

@@ -63,6 +63,7 @@ use self::instance::{Blueprint, Instance, Pool};
 use self::schema::Schema;
 use self::slow::Slow;
 use self::stats::Function;
+use crate::grants::Licence;
 use crate::id::{Digest, VersionNo};
 use crate::plugin::{PluginInfo, PluginKind};
 
@@ -151,13 +152,15 @@ impl PluginHost {
         let checked = self.0.slow.run(move || {
             let (inspected, component) = check::inspect(&shared, &bytes)?;
             let (kind, digest, info) = (inspected.kind, inspected.digest, inspected.info.clone());
-            let plugin = shared.plugin(VersionNo(0), kind, digest, info, &component)?;
+            // What is not stored is somebody's own: its author tries it.
+            let licence = Arc::new(Licence::unbounded(&info.name));
+            let plugin = shared.plugin(VersionNo(0), kind, digest, info, licence, &component)?;
             Ok((inspected, plugin))
         });
         checked.await.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
     }
 
-    /// Makes a stored version callable: takes its code from the cache, or compiles it.
+    /// Makes a stored version callable: takes its code from the cache, or compiles it. All versions of a plugin have one licence.
     ///
     /// # Errors
     /// A refusal, when the component does not fit this host (any more).
@@ -167,6 +170,7 @@ impl PluginHost {
         kind: PluginKind,
         digest: Digest,
         info: PluginInfo,
+        licence: Arc<Licence>,
         bytes: Bytes,
     ) -> Result<Arc<Plugin>, Refusal> {
         let shared = Arc::clone(&self.0);
@@ -175,7 +179,7 @@ impl PluginHost {
         tokio::task::spawn_blocking(move || {
             // Campaigns may wait for it.
             let component = shared.compile(&digest, &bytes, Urgency::Now)?;
-            shared.plugin(no, kind, digest, info, &component)
+            shared.plugin(no, kind, digest, info, licence, &component)
         })
         .await
         .map_err(|e| Refusal::internal(&e))?
@@ -205,11 +209,12 @@ impl PluginHost {
         kind: PluginKind,
         digest: Digest,
         info: PluginInfo,
+        licence: Arc<Licence>,
     ) -> Option<Arc<Plugin>> {
         let shared = Arc::clone(&self.0);
         let loaded = tokio::task::spawn_blocking(move || {
             let component = shared.cache.as_ref()?.load(&shared.machine.engine, &digest)?;
-            shared.plugin(no, kind, digest, info, &component).ok()
+            shared.plugin(no, kind, digest, info, licence, &component).ok()
         });
         loaded.await.ok().flatten()
     }
@@ -241,6 +246,7 @@ impl Shared {
         kind: PluginKind,
         digest: Digest,
         info: PluginInfo,
+        licence: Arc<Licence>,
         component: &Component,
     ) -> Result<Arc<Plugin>, Refusal> {
         check::check_world(&self.machine.engine, component, kind)?;
@@ -252,7 +258,7 @@ impl Shared {
         } else {
             Some(Arc::new(Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?))
         };
-        let pool = Arc::new(Pool::new(blueprint, Arc::clone(&self.limits)));
+        let pool = Arc::new(Pool::new(blueprint, Arc::clone(&self.limits), Arc::clone(&licence)));
         let mut pools = self.pools.lock();
         pools.retain(|pool| pool.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
@@ -260,7 +266,7 @@ impl Shared {
         // A plugin that is not stored yet has no number that a record could name.
         let recorded = no != VersionNo(0);
         let shared = Arc::clone(self);
-        Ok(Arc::new(Plugin { no, digest, kind, info, config_schema, adapter_schema, pool, shared, recorded }))
+        Ok(Arc::new(Plugin { no, digest, kind, info, licence, config_schema, adapter_schema, pool, shared, recorded }))
     }
 
     /// Drops the waiting instances of all plugins.
@@ -282,6 +288,8 @@ pub struct Plugin {
     pub kind: PluginKind,
     /// What `describe` said.
     pub info: PluginInfo,
+    /// What it may do on this server.
+    pub licence: Arc<Licence>,
     config_schema: Arc<Schema>,
     adapter_schema: Option<Arc<Schema>>,
     pool: Arc<Pool>,
@@ -332,6 +340,7 @@ impl Plugin {
             digest: self.digest,
             kind: self.kind,
             info: self.info.clone(),
+            licence: Arc::clone(&self.licence),
             config_schema: Arc::clone(&self.config_schema),
             adapter_schema: self.adapter_schema.clone(),
             pool: Arc::new(self.pool.apart()),

@@ -26,6 +26,7 @@ use crate::campaign::{Campaign, CampaignEvent, CampaignSpec, CampaignStatus, Run
 use crate::clock::Time;
 use crate::consent::{NewSuppression, Suppression};
 use crate::device::{Device, DeviceSpec, PaceUpdate, SavedPace};
+use crate::grants::{Grants, GrantsRow};
 use crate::id::{
     AudienceNo, CampaignId, DeviceId, DeviceNo, Digest, HostId, MessageId, RolloutNo, RunKey, SequenceId, SequenceNo,
     TokenId, VersionNo,
@@ -37,6 +38,7 @@ use crate::rollout::{
     Counts as RolloutCounts, Ending, Finding, KEPT_FINDINGS, Quarantine, Rollout, RolloutSpec, RolloutStatus, StableRow,
 };
 use crate::sequence::{Enrolment, EnrolmentStatus, Sequence, SequenceSpec, SequenceStatus};
+use crate::vault::Sealed;
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]
@@ -146,12 +148,14 @@ pub struct Revisions {
     pub runs: i64,
     /// Devices: made, changed, deleted.
     pub devices: i64,
-    /// Plugin versions and activations.
+    /// Plugin versions, activations and grants.
     pub plugins: i64,
     /// The suppression list.
     pub suppressions: i64,
     /// API tokens.
     pub tokens: i64,
+    /// Secrets for senders.
+    pub secrets: i64,
 }
 
 /// A running run as the top-up needs it, in [`Run::rank`] order.
@@ -294,6 +298,15 @@ pub struct NewPluginVersion {
     pub digest: Digest,
     /// The component.
     pub bytes: Bytes,
+}
+
+/// When something is granted to a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Granting {
+    /// In any case, in place of what was granted before.
+    Replace,
+    /// Only if nothing was granted to it yet.
+    First,
 }
 
 /// A call of a plugin to be kept.
@@ -579,6 +592,21 @@ pub trait Store: Send + Sync + 'static {
     async fn case(&self, plugin: &str, id: i64) -> Result<Option<KeptCase>>;
     /// Removes up to `limit` calls kept before `before`; returns how many went.
     async fn prune_cases(&self, before: Time, limit: u32) -> Result<u64>;
+
+    // ---- grants and secrets ----
+
+    /// Grants something to a plugin; `false` when there is no such plugin, or it was not the first time.
+    async fn grant(&self, plugin: &str, grants: &Grants, actor: &str, when: Granting, now: Time) -> Result<bool>;
+    /// What each plugin was granted, by name; those that were granted nothing are left out.
+    async fn grants(&self) -> Result<Vec<GrantsRow>>;
+    /// Keeps a secret, in place of the one of its name; returns whether there was none.
+    async fn put_secret(&self, secret: &Sealed) -> Result<bool>;
+    /// All secrets, by name, encrypted.
+    async fn secrets(&self) -> Result<Vec<Sealed>>;
+    /// Puts another encryption of the same secret in place of `seen`; `false` when that is not what is there any more.
+    async fn reseal_secret(&self, seen: &Sealed, secret: &Sealed) -> Result<bool>;
+    /// Deletes a secret; `false` when there is none of this name.
+    async fn delete_secret(&self, name: &str) -> Result<bool>;
 
     // ---- rollouts ----
 

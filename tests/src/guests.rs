@@ -74,12 +74,16 @@ pub fn sender(name: &str, start: &str, resume: &str) -> Bytes {
 
 /// A sender of this version whose `start` and `resume` have these bodies.
 pub fn sender_of(name: &str, version: &str, start: &str, resume: &str) -> Bytes {
-    let functions = format!(
+    let functions = sender_functions(start, resume);
+    component(&[name, version, "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/sender.wat"), &functions)
+}
+
+fn sender_functions(start: &str, resume: &str) -> String {
+    format!(
         r#"(func (export "carillon:plugin/sender@1.0.0#start") (param i32) (result i32) {start})
            (func (export "carillon:plugin/sender@1.0.0#resume")
              (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {resume})"#
-    );
-    component(&[name, version, "Means harm.", OBJECT, ""], DESCRIBED, include_str!("guests/sender.wat"), &functions)
+    )
 }
 
 /// A sender whose `start` asks for this request: method, URL, headers, and a body of text.
@@ -92,6 +96,39 @@ pub fn asking(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> 
 pub fn asking_again(name: &str, method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Bytes {
     let (request, data) = request(method, url, headers, body);
     sender(name, &format!("{request}) {data} (func"), &request)
+}
+
+/// A sender whose `describe` wants these hosts and secrets, and that asks for this request: the message was sent when it is
+/// answered, and is to be tried again when it is not.
+pub fn wanting(
+    name: &str,
+    [hosts, secrets]: [&[&str]; 2],
+    (method, url): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Bytes {
+    let (request, data) = request(method, url, headers, body);
+    // `ok(progress { step: done(accepted(…) or transient(…)), account-state: none })`, where everything else is zero: also for
+    // the next start.
+    let clear = |step: u32| {
+        format!(
+            "(memory.fill (i32.const {SCRATCH}) (i32.const 0) (i32.const 256))
+             (i32.store8 (i32.const {}) (i32.const {step}))",
+            SCRATCH + 8
+        )
+    };
+    let start = format!("{} {request}) {data} (func", clear(0));
+    // The answer's case is parameter 6; 0 is a response.
+    let resume = format!(
+        "{} (if (local.get 6) (then (i32.store8 (i32.const {}) (i32.const 3)))) (i32.const {SCRATCH})",
+        clear(1),
+        SCRATCH + 16
+    );
+    let functions = sender_functions(&start, &resume);
+    let texts = [name, "1.0.0", "Wants something.", OBJECT, ""];
+    let fields = fields_wanting(&texts, [hosts, secrets], DESCRIBED, "", &functions);
+    let module = format!("(core module $main {fields})");
+    wat::parse_str(include_str!("guests/sender.wat").replace(";; MODULE", &module)).unwrap().into()
 }
 
 /// A function's body that asks for a request, and the data that it needs.
@@ -236,15 +273,28 @@ pub fn template_module(wit: &str, imports: &str, render: &str, variables: &str) 
 
 /// What is in the core module of every guest.
 fn fields(texts: &[&str; 5], describe: &str, imports: &str, functions: &str) -> String {
-    let (mut record, mut strings, mut at) = (Vec::new(), Vec::new(), 2048u32);
-    for text in texts {
-        record.extend([at.to_le_bytes(), u32::try_from(text.len()).unwrap().to_le_bytes()].concat());
+    fields_wanting(texts, [&[], &[]], describe, imports, functions)
+}
+
+/// The same for one whose `describe` wants these hosts and secrets.
+fn fields_wanting(texts: &[&str; 5], wanted: [&[&str]; 2], describe: &str, imports: &str, functions: &str) -> String {
+    let (mut record, mut strings) = (Vec::new(), Vec::new());
+    let put = |strings: &mut Vec<u8>, text: &str| {
+        let at = 2048 + u32::try_from(strings.len()).unwrap();
         strings.extend(text.as_bytes());
-        at += u32::try_from(text.len()).unwrap();
+        [at.to_le_bytes(), u32::try_from(text.len()).unwrap().to_le_bytes()].concat()
+    };
+    for text in texts {
+        record.extend(put(&mut strings, text));
     }
-    // Three empty lists, which still have a place.
-    let at = at.next_multiple_of(4);
-    record.extend([at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4], at.to_le_bytes(), [0; 4]].concat());
+    // Hosts, secrets and no capabilities: empty lists have a place, too.
+    for list in [wanted[0], wanted[1], &[]] {
+        let elements: Vec<u8> = list.iter().flat_map(|text| put(&mut strings, text)).collect();
+        strings.resize(strings.len().next_multiple_of(4), 0);
+        let at = 2048 + u32::try_from(strings.len()).unwrap();
+        record.extend([at.to_le_bytes(), u32::try_from(list.len()).unwrap().to_le_bytes()].concat());
+        strings.extend(elements);
+    }
     format!(
         r#"{imports}
           (memory (export "memory") 2)

@@ -20,6 +20,8 @@ pub struct Harm {
     pub name: &'static str,
     /// What is done.
     pub deed: Deed,
+    /// Whether it was granted what it asks for: everything, for a sender whose configuration decides, but for secrets.
+    pub granted: bool,
 }
 
 /// Has no end.
@@ -34,7 +36,8 @@ const OBJECT: &str = r#"{"type":"object"}"#;
 /// Everything. `endless` is the port of a server on loopback whose answers have no end; the server has no other grant.
 pub fn all(endless: u16) -> Vec<Harm> {
     let mut out = Vec::new();
-    let mut campaign = |row, name, part, bytes| out.push(Harm { row, name, deed: Deed::Campaign(part, bytes) });
+    let mut campaign =
+        |row, name, part, bytes| out.push(Harm { row, name, deed: Deed::Campaign(part, bytes), granted: true });
     campaign("loop without end in a call", "looping", "template", guests::template("looping", LOOP, NONE));
     campaign("grow its memory without end", "eater", "template", guests::template("eater", EATER, NONE));
     campaign("grow a table without end", "tables", "template", guests::template("tables", TABLES, NONE));
@@ -73,11 +76,14 @@ pub fn all(endless: u16) -> Vec<Harm> {
     let again = guests::asking_again("again", "POST", "simulator:", &[], r#"{"answer":{"status":200}}"#);
     campaign("requests without end for one message", "again", "sender", again);
     let secret = [("x-a", "{{secret:THEIRS}}")];
-    campaign("a secret of another host", "secrets", "sender", asks("secrets", &sink, &secret));
+    campaign("a secret that it was not granted", "secrets", "sender", asks("secrets", &sink, &secret));
     let in_url = asks("in-url", &format!("{sink}?q={{{{secret:THEIRS}}}}"), &[]);
     campaign("a secret in a URL", "in-url", "sender", in_url);
 
-    let mut upload = |row, bytes| out.push(Harm { row, name: "", deed: Deed::Upload(bytes) });
+    let elsewhere = Deed::Campaign("sender", asks("ungranted", "https://api.example.com/", &[]));
+    out.push(Harm { row: "a host that it was not granted", name: "ungranted", deed: elsewhere, granted: false });
+
+    let mut upload = |row, bytes| out.push(Harm { row, name: "", deed: Deed::Upload(bytes), granted: false });
     let whole = guests::delay("hostile", &next("1"));
     upload(
         "loop without end when an instance is made",

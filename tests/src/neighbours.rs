@@ -205,7 +205,8 @@ impl World {
                 (rate, uploads.await.expect("it ended"))
             }
             Deed::Campaign(part, bytes) => {
-                upload(&client, "?activate=true", bytes.clone()).await;
+                let query = if harm.granted { "?activate=true&grant=asked" } else { "?activate=true" };
+                upload(&client, query, bytes.clone()).await;
                 let id = self.launch(harm.name, "victims", "harm", 10.0, Some((part, harm.name))).await;
                 let path = format!("/api/v1/campaigns/{id}");
                 let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

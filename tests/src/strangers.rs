@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use carillon::clock::Time;
 use carillon::device::LastOutcome;
+use carillon::grants::Licence;
 use carillon::id::VersionNo;
 use carillon::plugin::PluginKind;
 use carillon::plugins::{
@@ -21,6 +22,10 @@ use crate::guests;
 
 /// The largest component that is compiled for the fuzzer: time is for many small ones.
 const MAX_COMPONENT: usize = 24 << 10;
+
+fn licence() -> Arc<Licence> {
+    Arc::new(Licence::unbounded("stranger"))
+}
 
 struct Bed {
     runtime: Runtime,
@@ -56,7 +61,7 @@ static BED: LazyLock<Bed> = LazyLock::new(|| {
     ];
     let echoes = echoes.map(|bytes| {
         let seen = runtime.block_on(host.inspect(bytes.clone())).unwrap();
-        runtime.block_on(host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes)).unwrap()
+        runtime.block_on(host.load(VersionNo(1), seen.kind, seen.digest, seen.info, licence(), bytes)).unwrap()
     });
     Bed { runtime, host, echoes }
 });
@@ -143,7 +148,8 @@ pub fn upload(bytes: &[u8]) {
             return assert!(refused.code != "internal" && (1..=2_000).contains(&refused.detail.len()), "{refused:?}");
         }
     };
-    let plugin = BED.runtime.block_on(BED.host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes)).unwrap();
+    let plugin =
+        BED.runtime.block_on(BED.host.load(VersionNo(1), seen.kind, seen.digest, seen.info, licence(), bytes)).unwrap();
     match seen.kind {
         PluginKind::Delay => checked_delay(&plugin, "{}"),
         PluginKind::Template => checked_template(&plugin, "{}"),

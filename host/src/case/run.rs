@@ -175,7 +175,10 @@ async fn send(
             (None, Some(net)) => {
                 exchange.made = true;
                 let remaining = deadline.saturating_duration_since(Instant::now());
-                AnswerCase::from(&plugin_answer(net.egress.send(egress_request(request), remaining).await))
+                plugin.licence.requested();
+                AnswerCase::from(&plugin_answer(
+                    net.egress.send(&plugin.licence, egress_request(request), remaining).await,
+                ))
             }
             (None, None) => {
                 ran.requests.push(exchange);

@@ -78,6 +78,9 @@ pub struct Args {
         value_name = "NAME=VALUE@HOST,…"
     )]
     secrets: Vec<String>,
+    /// Keys for the secrets in the data folder's database; see `carillon secret key`.
+    #[arg(long, env = "CARILLON_SECRETS_KEY", hide_env_values = true, value_name = "KEY,…")]
+    secrets_key: Option<String>,
     /// Send once more, even if this very campaign has been run to its end before.
     #[arg(long)]
     again: bool,
@@ -107,6 +110,7 @@ async fn run_file(args: Args) -> anyhow::Result<ExitCode> {
         data: args.data.clone(),
         allow_egress: args.allow_egress.clone(),
         secrets: args.secrets.clone(),
+        secrets_key: args.secrets_key.clone(),
         roles: vec![Role::Trigger, Role::Processor, Role::Workers, Role::Recovery],
         ..Config::default()
     };

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::bad_input;
 use crate::egress::{Allowed, Body, Egress, EgressAnswer, EgressPolicy, EgressRequest, EgressResponse};
+use crate::grants::Licence;
 
 /// Largest body, either way, in bytes: the size of the largest plugin.
 const BODY_MAX: usize = 64 << 20;
@@ -21,6 +22,7 @@ pub struct Api {
     authority: String,
     token: Option<String>,
     egress: Egress,
+    licence: Licence,
 }
 
 impl Api {
@@ -37,13 +39,21 @@ impl Api {
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(default_port));
         // The user named this host: it may be private.
         let allowed: Allowed = authority.parse().map_err(|_| bad())?;
+        // The command's own requests.
+        let licence = Licence::unbounded("carillon");
         let policy = EgressPolicy {
             allow: vec![allowed],
             max_request_bytes: BODY_MAX,
             max_response_bytes: BODY_MAX,
             ..EgressPolicy::default()
         };
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), authority, token, egress: Egress::new(policy)? })
+        Ok(Self {
+            base: base.trim_end_matches('/').to_owned(),
+            authority,
+            token,
+            egress: Egress::new(policy)?,
+            licence,
+        })
     }
 
     /// Its host and port.
@@ -75,9 +85,11 @@ impl Api {
             body: if body.is_empty() { Body::Empty } else { Body::Bytes(body) },
             timeout: PATIENCE,
         };
-        match self.egress.send(request, PATIENCE).await {
+        match self.egress.send(&self.licence, request, PATIENCE).await {
             EgressAnswer::Response(response) => Ok(response),
-            EgressAnswer::NotSent(why) | EgressAnswer::Unanswered(why) => bail!("{}: {why}", self.base),
+            EgressAnswer::NotSent(why) | EgressAnswer::NotGranted(why) | EgressAnswer::Unanswered(why) => {
+                bail!("{}: {why}", self.base)
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::io::AsyncRead;
 
 use super::{from_op, progress};
 use crate::app::App;
-use crate::campaign::{CampaignSpec, CampaignStatus};
+use crate::campaign::{CampaignSpec, CampaignStatus, SendPlan};
 use crate::config::Config;
 use crate::core::Core;
 use crate::device::DeviceSpec;
@@ -24,8 +24,9 @@ use crate::lifecycle;
 use crate::message::{Counts, MessageRow, MessageStatus};
 use crate::operations::audiences::{self, Format, ImportReport};
 use crate::operations::campaigns::{self, CampaignView};
+use crate::operations::plugins::Upload;
 use crate::operations::rollouts::{self, Activation};
-use crate::operations::{Actor, devices, plugins};
+use crate::operations::{Actor, devices, grants, plugins};
 use crate::store::PluginVersion;
 
 /// Devices that one call makes.
@@ -130,8 +131,8 @@ impl Driver {
 
     /// Uploads a plugin.
     pub async fn upload(&self, bytes: Bytes) -> anyhow::Result<PluginVersion> {
-        let (version, ..) =
-            plugins::upload(self.core(), &self.actor, bytes, Some(false), None).await.map_err(from_op)?;
+        let how = Upload { activate: Some(false), ..Upload::default() };
+        let (version, ..) = plugins::upload(self.core(), &self.actor, bytes, how).await.map_err(from_op)?;
         Ok(version)
     }
 
@@ -154,7 +155,13 @@ impl Driver {
     /// Launches a draft, lets a paused campaign go on, and leaves one that is under way alone.
     pub async fn launch_or_resume(&self, id: CampaignId) -> anyhow::Result<()> {
         match self.view(id).await?.status {
-            CampaignStatus::Draft => campaigns::launch(self.core(), &self.actor, id).await.map_err(from_op)?,
+            CampaignStatus::Draft => {
+                let launched = campaigns::launch(self.core(), &self.actor, id).await.map_err(from_op)?;
+                let warnings =
+                    grants::warnings_for(self.core(), &SendPlan::from(&launched.spec)).await.map_err(from_op)?;
+                warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                launched
+            }
             CampaignStatus::Paused => campaigns::resume(self.core(), &self.actor, id).await.map_err(from_op)?,
             _ => return Ok(()),
         };

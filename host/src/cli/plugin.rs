@@ -2,6 +2,7 @@
 //! version is used.
 
 mod cases;
+mod grants;
 mod new;
 mod rollout;
 mod watch;
@@ -37,6 +38,10 @@ pub enum Command {
     Replay(cases::Replay),
     /// Upload a component to a server.
     Push(Push),
+    /// Show what a plugin asks for, what it was granted, and what it did not get.
+    Grants(grants::Show),
+    /// Grant a sender hosts, methods and secrets, and any plugin memory and time, in place of what was granted before.
+    Grant(grants::Grant),
     /// Build, check, upload and activate whenever the sources change: for a server that one develops against.
     Watch(watch::Watch),
     /// Try versions before they are trusted.
@@ -69,6 +74,9 @@ pub struct Push {
     /// Use it from the next message on.
     #[arg(long)]
     activate: bool,
+    /// Grant it the hosts and secrets that it asks for, beside what it has; any host, when its configuration decides.
+    #[arg(long)]
+    grant_asked: bool,
 }
 
 /// Runs the command.
@@ -80,6 +88,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(args) => cases::test(args).await,
         Command::Replay(args) => cases::replay(args).await,
         Command::Push(args) => push(args).await,
+        Command::Grants(args) => grants::show(args).await,
+        Command::Grant(args) => grants::grant(args).await,
         Command::Watch(args) => watch::watch(args).await,
         Command::Rollout(command) => rollout::run(command).await,
         Command::Rollback(args) => rollout::rollback(args).await,
@@ -146,13 +156,17 @@ fn print_warnings(warnings: &[Warning]) {
 async fn push(args: Push) -> anyhow::Result<ExitCode> {
     let bytes = read(&args.file)?;
     let api = args.server.api()?;
-    let uploaded = api.ask("POST", "/api/v1/plugins", "application/wasm", bytes).await?;
+    let path = if args.grant_asked { "/api/v1/plugins?grant=asked" } else { "/api/v1/plugins" };
+    let uploaded = api.ask("POST", path, "application/wasm", bytes).await?;
     let text = |field: &str| uploaded.get(field).and_then(Value::as_str).unwrap_or_default();
     let (name, version) = (text("name"), text("version"));
     println!("{name} {version} ({}) uploaded, sha256 {}", text("kind"), text("digest"));
     for warning in uploaded.pointer("/report/warnings").and_then(Value::as_array).into_iter().flatten() {
         let text = |field: &str| warning.get(field).and_then(Value::as_str).unwrap_or_default();
         println!("  warning   {}: {}", text("code"), text("detail"));
+    }
+    if let Some(how) = uploaded.pointer("/grants/how_to_grant").and_then(Value::as_str) {
+        println!("  not granted: {}; grant it with {how}", grants::missing(&uploaded, "/grants"));
     }
     if args.activate {
         let path = format!("/api/v1/plugins/{name}/activate");

@@ -19,8 +19,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tower::Service;
 
-use super::policy::{EgressPolicy, canonical_host};
+use super::policy::EgressPolicy;
 use super::{Counters, address};
+use crate::grants::canonical_host;
 
 /// A lookup occupies a thread until the name server answers or the system gives up, also when nobody waits any more.
 const MAX_LOOKUPS: usize = 32;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::policy::{Allowed, EgressPolicy, Secret, canonical_host};
-use super::request::{Target, build, check};
+use super::policy::{Allowed, EgressPolicy, Secret};
+use super::request::{Rules, Target, build, check};
 use super::{Body, EgressRequest, address};
+use crate::grants::{Grants, HostPattern, Licence, canonical_host};
 
 /// In letters of both sizes: names of hosts and headers are written in small ones.
 const VALUE: &str = "Hush-Hush-Hush";
@@ -40,13 +41,29 @@ pub fn request(bytes: &[u8]) {
         ..EgressPolicy::default()
     };
     assert!(policy.allow.len() == 1 && policy.secrets.len() == 2);
-    let target = match check(&policy, &request) {
+    // One that may do all, and one that may post to one host and has no secret.
+    let (all, few) = (Licence::unbounded("all"), Licence::new("few"));
+    let (hosts, methods) = (vec!["gateway.lan:8080".to_owned()], vec!["POST".to_owned()]);
+    few.set(&Grants { hosts, methods, ..Grants::default() });
+    let permits = few.permits();
+    let rules = Rules { policy: &policy, stored: &[], permits: &permits, plugin: few.plugin() };
+    if let Ok(Target::Http(target)) = check(rules, &request) {
+        assert_eq!(target.host, "gateway.lan");
+        if let Ok(built) = build(rules, request.clone(), target) {
+            assert!(built.method() == "POST" && built.uri().port_u16() == Some(8080));
+            assert!(!shows(built.uri().to_string().as_bytes()));
+            assert!(built.headers().values().all(|value| !shows(value.as_bytes())));
+        }
+    }
+    let permits = all.permits();
+    let rules = Rules { permits: &permits, plugin: all.plugin(), ..rules };
+    let target = match check(rules, &request) {
         Ok(Target::Http(target)) => target,
         Ok(Target::Simulator) => return,
         Err(refused) => return assert!(!refused.to_string().contains(VALUE)),
     };
     let host = target.host.clone();
-    let built = match build(&policy, request, target) {
+    let built = match build(rules, request, target) {
         Ok(built) => built,
         Err(refused) => return assert!(!refused.to_string().contains(VALUE)),
     };
@@ -96,5 +113,8 @@ pub(crate) fn grants(text: &str) {
     }
     if let Some(host) = canonical_host(text) {
         assert!(!host.is_empty() && host.len() <= 253);
+    }
+    if let Ok(pattern) = text.parse::<HostPattern>() {
+        assert_eq!(pattern.to_string().parse(), Ok(pattern));
     }
 }

@@ -1,11 +1,12 @@
 //! What an operator allows: reachable hosts beyond the public internet, secrets and where they may go, sizes and times.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
+
+use crate::grants::{canonical_host, is_secret_name};
 
 /// An entry of the policy that cannot be read. The text never shows a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,8 +63,16 @@ impl Secret {
         if !is_secret_name(name) {
             return Err(PolicyError::Secret);
         }
+        let (value, at) = rest.rsplit_once('@').ok_or_else(|| PolicyError::SecretHost(name.to_owned()))?;
+        Self::new(name, value, at)
+    }
+
+    /// A secret with this value for this host, which may come with a port.
+    pub fn new(name: &str, value: &str, at: &str) -> Result<Self, PolicyError> {
+        if !is_secret_name(name) {
+            return Err(PolicyError::Secret);
+        }
         let host_error = || PolicyError::SecretHost(name.to_owned());
-        let (value, at) = rest.rsplit_once('@').ok_or_else(host_error)?;
         let (host, port) = match canonical_host(at.trim()) {
             Some(host) => (host, None),
             None => at.parse::<Allowed>().map(|a| (a.host, Some(a.port))).map_err(|_| host_error())?,
@@ -82,6 +91,16 @@ impl Secret {
     /// The host it may go to.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// The host, and the port where it is bound to one, as [`Secret::new`] takes them.
+    pub fn destination(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        self.port.map_or(host.clone(), |port| format!("{host}:{port}"))
+    }
+
+    fn goes_to(&self, host: &str, port: u16) -> bool {
+        self.host == host && self.port.is_none_or(|bound| bound == port)
     }
 }
 
@@ -135,36 +154,13 @@ impl EgressPolicy {
         self.allow.iter().any(|a| a.host == host && a.port == port)
     }
 
-    /// The value of a secret, if it may go to this host and port. `host` is canonical.
-    pub(super) fn secret(&self, name: &str, host: &str, port: u16) -> Option<&str> {
-        self.secrets
-            .iter()
-            .find(|s| s.name == name && s.host == host && s.port.is_none_or(|bound| bound == port))
-            .map(|s| s.value.as_str())
+    /// The value of a secret, if it may go to this host and port. `host` is canonical. A name that the settings have is theirs,
+    /// whatever is `stored` under it.
+    pub(super) fn secret<'a>(&'a self, stored: &'a [Secret], name: &str, host: &str, port: u16) -> Option<&'a str> {
+        let set = self.secrets.iter().any(|s| s.name == name);
+        let known = if set { &self.secrets } else { stored };
+        known.iter().find(|s| s.name == name && s.goes_to(host, port)).map(|s| s.value.as_str())
     }
-}
-
-/// Whether this can be a secret's name.
-pub(super) fn is_secret_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 128 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
-}
-
-/// One spelling for each host, so that grants and requests compare: lower case, no final dot, IP addresses as the
-/// standard library writes them and IPv6 without its brackets. `None` when it is not a host.
-pub(super) fn canonical_host(text: &str) -> Option<String> {
-    if let Some(inner) = text.strip_prefix('[') {
-        return inner.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(|ip| ip.to_string());
-    }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    if let Ok(ip) = name.parse::<IpAddr>() {
-        // An IPv6 address without brackets cannot be told from a host and port.
-        return ip.is_ipv4().then(|| ip.to_string());
-    }
-    let plausible = !name.is_empty()
-        && name.len() <= 253
-        && name.split('.').all(|label| !label.is_empty())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    plausible.then(|| name.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -200,13 +196,19 @@ mod tests {
             secrets: vec![secret.clone(), Secret::parse("KEY=v4lue@api.example.com:8443").unwrap()],
             ..EgressPolicy::default()
         };
-        assert_eq!(policy.secret("TOKEN", "api.example.com", 443), Some("hush=a@b"));
-        assert_eq!(policy.secret("TOKEN", "evil.example.com", 443), None);
-        assert_eq!(policy.secret("KEY", "api.example.com", 8443), Some("v4lue"));
-        assert_eq!(policy.secret("KEY", "api.example.com", 443), None);
+        assert_eq!(policy.secret(&[], "TOKEN", "api.example.com", 443), Some("hush=a@b"));
+        assert_eq!(policy.secret(&[], "TOKEN", "evil.example.com", 443), None);
+        assert_eq!(policy.secret(&[], "KEY", "api.example.com", 8443), Some("v4lue"));
+        assert_eq!(policy.secret(&[], "KEY", "api.example.com", 443), None);
         let shown = format!("{policy:?}");
         assert!(!shown.contains("hush") && !shown.contains("v4lue"), "{shown}");
         assert_eq!((secret.name(), secret.host()), ("TOKEN", "api.example.com"));
+        // What the settings say wins, also where it is for another host.
+        let stored = [("TOKEN", "stored", "evil.example.com"), ("NEW", "n3w", "[fd00::7]:8443")]
+            .map(|(name, value, host)| Secret::new(name, value, host).unwrap());
+        assert_eq!(policy.secret(&stored, "TOKEN", "evil.example.com", 443), None);
+        assert_eq!(policy.secret(&stored, "NEW", "fd00::7", 8443), Some("n3w"));
+        assert_eq!(stored.map(|s| s.destination()), ["evil.example.com", "[fd00::7]:8443"]);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, USER
 use hyper::{Method, Request, Uri};
 
 use super::EgressRequest;
-use super::policy::{EgressPolicy, canonical_host, is_secret_name};
+use super::policy::{EgressPolicy, Secret};
+use crate::grants::{Denial, Permits, canonical_host, is_secret_name};
 
 const MAX_URL_BYTES: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -62,10 +63,28 @@ pub(super) enum Refused {
     HeaderValue(HeaderName),
     #[error("{0} has a secret placeholder that cannot be read; it is {{{{secret:NAME}}}}")]
     Placeholder(Place),
-    #[error("secret {name} is not granted to host {host}")]
-    Secret { name: String, host: String },
+    #[error("{}", .0.to_plugin(.1))]
+    Denied(Denial, String),
     #[error("secret {name} is not sent to {host} over http; use https, or grant the host with --allow-egress")]
     PlainSecret { name: String, host: String },
+}
+
+/// What a request is held against.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) policy: &'a EgressPolicy,
+    /// Secrets of the store.
+    pub(super) stored: &'a [Secret],
+    /// What the plugin was granted.
+    pub(super) permits: &'a Permits,
+    /// The plugin's name.
+    pub(super) plugin: &'a str,
+}
+
+impl Rules<'_> {
+    fn deny(&self, denial: Denial) -> Refused {
+        Refused::Denied(denial, self.plugin.to_owned())
+    }
 }
 
 /// Where a placeholder stands.
@@ -104,8 +123,25 @@ pub(super) struct HttpTarget {
     https: bool,
 }
 
+impl HttpTarget {
+    /// The host, with its port where that is not the scheme's own.
+    pub(super) fn authority(&self) -> String {
+        self.uri.authority().map_or_else(|| self.host.clone(), |authority| authority.as_str().to_owned())
+    }
+}
+
 /// Checks everything but the method and the headers, and says where the request goes.
-pub(super) fn check(policy: &EgressPolicy, request: &EgressRequest) -> Result<Target, Refused> {
+pub(super) fn check(rules: Rules<'_>, request: &EgressRequest) -> Result<Target, Refused> {
+    let target = target(rules.policy, request)?;
+    if let Target::Http(to) = &target
+        && !rules.permits.host(&to.host, to.port)
+    {
+        return Err(rules.deny(Denial::Host(to.authority())));
+    }
+    Ok(target)
+}
+
+fn target(policy: &EgressPolicy, request: &EgressRequest) -> Result<Target, Refused> {
     if request.body.len() > policy.max_request_bytes {
         return Err(Refused::LongBody(policy.max_request_bytes));
     }
@@ -163,13 +199,17 @@ pub(super) fn check(policy: &EgressPolicy, request: &EgressRequest) -> Result<Ta
 
 /// The request as it leaves, its secrets filled in.
 pub(super) fn build(
-    policy: &EgressPolicy,
+    rules: Rules<'_>,
     request: EgressRequest,
     target: HttpTarget,
 ) -> Result<Request<Full<Bytes>>, Refused> {
     const METHODS: [Method; 7] =
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
     let method = METHODS.into_iter().find(|m| m.as_str() == request.method).ok_or(Refused::Method)?;
+    if !rules.permits.method(method.as_str()) {
+        let known = crate::grants::METHODS.into_iter().find(|m| *m == method.as_str()).unwrap_or_default();
+        return Err(rules.deny(Denial::Method(known)));
+    }
     if request.headers.len() > MAX_HEADERS {
         return Err(Refused::ManyHeaders);
     }
@@ -190,10 +230,10 @@ pub(super) fn build(
         if OWN_HEADERS.contains(&name.as_str()) {
             return Err(Refused::OwnHeader(name));
         }
-        let filled = fill(policy, &target, &Place::Header(name.clone()), text)?;
+        let filled = fill(rules, &target, &Place::Header(name.clone()), text)?;
         bytes = bytes.saturating_add(name.as_str().len()).saturating_add(filled.len());
-        if bytes > policy.max_header_bytes {
-            return Err(Refused::LongHeaders(policy.max_header_bytes));
+        if bytes > rules.policy.max_header_bytes {
+            return Err(Refused::LongHeaders(rules.policy.max_header_bytes));
         }
         let mut value = match HeaderValue::from_bytes(filled.as_bytes()) {
             Ok(value) => value,
@@ -207,7 +247,7 @@ pub(super) fn build(
             headers.append(name, value);
         }
     }
-    let path = match fill(policy, &target, &Place::Path, target.uri.path())? {
+    let path = match fill(rules, &target, &Place::Path, target.uri.path())? {
         Cow::Owned(filled) => Some(filled),
         Cow::Borrowed(_) => None,
     };
@@ -233,7 +273,7 @@ fn with_path(uri: Uri, mut path: String) -> Result<Uri, Refused> {
 }
 
 /// Puts secrets in the place of their names; in a path percent-encoded, so that a value stays within its segment.
-fn fill<'a>(policy: &EgressPolicy, target: &HttpTarget, place: &Place, text: &'a str) -> Result<Cow<'a, str>, Refused> {
+fn fill<'a>(rules: Rules<'_>, target: &HttpTarget, place: &Place, text: &'a str) -> Result<Cow<'a, str>, Refused> {
     let Some((before, mut rest)) = text.split_once(SECRET) else {
         return Ok(Cow::Borrowed(text));
     };
@@ -244,11 +284,14 @@ fn fill<'a>(policy: &EgressPolicy, target: &HttpTarget, place: &Place, text: &'a
             .filter(|(name, _)| is_secret_name(name))
             .ok_or_else(|| Refused::Placeholder(place.clone()))?;
         let (name, host) = (name.to_owned(), target.host.clone());
-        let Some(value) = policy.secret(&name, &host, target.port) else {
-            return Err(Refused::Secret { name, host });
+        if !rules.permits.secret(&name) {
+            return Err(rules.deny(Denial::Secret(name)));
+        }
+        let Some(value) = rules.policy.secret(rules.stored, &name, &host, target.port) else {
+            return Err(rules.deny(Denial::SecretElsewhere(name, host)));
         };
         // On the public internet a secret in the clear is a secret no more; a granted host is the operator's own network.
-        if !target.https && !policy.grants(&host, target.port) {
+        if !target.https && !rules.policy.grants(&host, target.port) {
             return Err(Refused::PlainSecret { name, host });
         }
         match place {

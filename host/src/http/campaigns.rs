@@ -7,13 +7,14 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::campaign::{CampaignSpec, CampaignStatus};
+use crate::campaign::{CampaignSpec, CampaignStatus, SendPlan};
 use crate::core::Core;
 use crate::id::{CampaignId, MessageId};
 use crate::json::Object;
 use crate::message::MessageStatus;
 use crate::operations::Actor;
 use crate::operations::campaigns::{self, CampaignPatch, CampaignView};
+use crate::operations::grants;
 use crate::operations::messages::{self, MessageView};
 use crate::operations::unknown::{self, ResolveMany, ResolvedMany};
 
@@ -92,12 +93,22 @@ async fn change(
     Ok(Json(campaigns::campaign_view(&core, id).await?))
 }
 
+/// A campaign that was launched.
+#[derive(Debug, Serialize, ToSchema)]
+struct Launched {
+    #[serde(flatten)]
+    campaign: CampaignView,
+    /// What an operator should know: such as that a sender asks for something that it was not granted.
+    warnings: Vec<String>,
+}
+
 /// Launch a draft: at once, or at the time it is scheduled for.
 #[utoipa::path(post, path = "/campaigns/{id}/launch", tag = "campaigns", security(("token" = ["campaigns:write"])),
-    params(("id" = CampaignId, Path, description = "The campaign")), responses((status = 200, body = CampaignView)))]
-async fn launch(State(core): State<Core>, actor: Actor, Id(id): Id<CampaignId>) -> Result<Json<CampaignView>, Problem> {
-    campaigns::launch(&core, &actor, id).await?;
-    Ok(Json(campaigns::campaign_view(&core, id).await?))
+    params(("id" = CampaignId, Path, description = "The campaign")), responses((status = 200, body = Launched)))]
+async fn launch(State(core): State<Core>, actor: Actor, Id(id): Id<CampaignId>) -> Result<Json<Launched>, Problem> {
+    let launched = campaigns::launch(&core, &actor, id).await?;
+    let warnings = grants::warnings_for(&core, &SendPlan::from(&launched.spec)).await?;
+    Ok(Json(Launched { campaign: campaigns::campaign_view(&core, id).await?, warnings }))
 }
 
 /// Why a campaign is paused.

@@ -26,6 +26,7 @@ use super::problem::{FieldProblem, Problem};
         (name = "messages", description = "What became of each"),
         (name = "sequences", description = "Several messages, each some time after the one before"),
         (name = "suppressions", description = "Who is never sent to"),
+        (name = "secrets", description = "What senders show to providers"),
         (name = "tokens", description = "Who may call"),
         (name = "operation", description = "The cluster itself"),
     )

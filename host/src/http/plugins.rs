@@ -12,7 +12,8 @@ use crate::clock::Time;
 use crate::core::Core;
 use crate::id::Digest;
 use crate::operations::Actor;
-use crate::operations::plugins::{self, UploadReport};
+use crate::operations::grants::{self, GrantsView};
+use crate::operations::plugins::{self, Upload, UploadReport};
 use crate::operations::rollouts::{self, Activation};
 use crate::plugin::PluginKind;
 use crate::rollout::{Mode, Quarantine};
@@ -95,6 +96,8 @@ struct Uploaded {
     version: Version,
     /// What the checks measured.
     report: UploadReport,
+    /// What it asks for, what its name was granted, and how the rest is granted.
+    grants: GrantsView,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -105,6 +108,17 @@ struct UploadQuery {
     activate: Option<bool>,
     /// Added to the version that the plugin says of itself, as a pre-release: `dev.7` makes 1.2.0-dev.7 of 1.2.0.
     suffix: Option<String>,
+    /// `asked` grants the plugin the hosts and secrets that this version asks for, beside what it has; any host, when its
+    /// configuration decides.
+    grant: Option<GrantAtUpload>,
+}
+
+/// What is granted at an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum GrantAtUpload {
+    /// What the version asks for.
+    Asked,
 }
 
 /// Upload a version: the body is a WebAssembly component, or a core module with the types that wit-bindgen adds.
@@ -127,10 +141,12 @@ async fn upload(
         return Err(body::unsupported(&media, "the bytes of the component or module as application/wasm"));
     }
     let bytes = body::read(body, core.config.plugin_max_bytes).await?;
-    let (version, is_new, report) =
-        plugins::upload(&core, &actor, bytes, query.activate, query.suffix.as_deref()).await?;
+    let UploadQuery { activate, suffix, grant } = query;
+    let how = Upload { activate, suffix: suffix.as_deref(), grant_asked: grant == Some(GrantAtUpload::Asked) };
+    let (version, is_new, report) = plugins::upload(&core, &actor, bytes, how).await?;
+    let grants = grants::of_version(&core, &version).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(Uploaded { version: version.into(), report })))
+    Ok((status, Json(Uploaded { version: version.into(), report, grants })))
 }
 
 /// Every version of every plugin.
@@ -163,6 +179,8 @@ struct PluginView {
     channels: Channels,
     /// The rollout that is running.
     rollout: Option<RolloutView>,
+    /// What it asks for, what it was granted, and what it did not get.
+    grants: GrantsView,
     /// Its versions, newest first.
     versions: Vec<Version>,
 }
@@ -182,7 +200,8 @@ async fn show(State(core): State<Core>, Id(name): Id<String>) -> Result<Json<Plu
     let next = rollout.as_ref().filter(|(mode, _)| *mode != Mode::Watch).map(|(_, view)| view.version.clone());
     let channels = Channels { stable: active.clone(), next };
     let rollout = rollout.map(|(_, view)| view);
-    Ok(Json(PluginView { name, kind, active, channels, rollout, versions }))
+    let grants = grants::view(&core, &name).await?;
+    Ok(Json(PluginView { name, kind, active, channels, rollout, grants, versions }))
 }
 
 /// Which version becomes active.
@@ -201,17 +220,28 @@ struct Activate {
     watch_ms: Option<u64>,
 }
 
+/// A version that was activated.
+#[derive(Debug, Serialize, ToSchema)]
+struct Activated {
+    #[serde(flatten)]
+    version: Version,
+    /// What an operator should know: such as that it asks for something that it was not granted.
+    warnings: Vec<String>,
+}
+
 /// Make a version the active one: messages use it from the next one on, on every server within a second.
 #[utoipa::path(post, path = "/plugins/{name}/activate", tag = "plugins", security(("token" = ["plugins:write"])),
     params(("name" = String, Path, description = "The plugin's name")), request_body = Activate,
-    responses((status = 200, body = Version)))]
+    responses((status = 200, body = Activated)))]
 async fn activate(
     State(core): State<Core>,
     actor: Actor,
     Id(name): Id<String>,
     Json(body): Json<Activate>,
-) -> Result<Json<Version>, Problem> {
+) -> Result<Json<Activated>, Problem> {
     let Activate { version, reason, force, watch_ms } = body;
     let how = Activation { reason: reason.as_deref(), force, watch_ms };
-    Ok(Json(rollouts::activate(&core, &actor, &name, &version, how).await?.into()))
+    let version = rollouts::activate(&core, &actor, &name, &version, how).await?;
+    let warnings = grants::warnings_of(&core, &version).await?;
+    Ok(Json(Activated { version: version.into(), warnings }))
 }

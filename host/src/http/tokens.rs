@@ -31,7 +31,7 @@ struct NewToken {
     #[schema(min_length = 1, max_length = 200)]
     name: String,
     /// What it may do: `admin`, or `campaigns:read`, `campaigns:write`, and so on for `devices`, `plugins`, `audiences`,
-    /// `suppressions`.
+    /// `suppressions`, `secrets`.
     #[schema(min_items = 1)]
     scopes: Vec<String>,
 }

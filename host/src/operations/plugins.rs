@@ -13,7 +13,7 @@ use crate::queue::Wake;
 use crate::store::{NewPluginVersion, PluginVersion, Stored};
 
 use super::rollouts::{self, Activation};
-use super::{Actor, OpError, Result, done};
+use super::{Actor, OpError, Result, done, grants};
 
 /// What the checks of an uploaded plugin measured, and what its author should look at.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -27,9 +27,18 @@ pub struct UploadReport {
     pub warnings: Vec<Warning>,
 }
 
-/// Checks and stores a plugin version. `activate`: by default only the first version of a name becomes active at once, if it
-/// passes its self-check. `suffix` is added to the version that it says of itself. Returns the version, whether it is new, and
-/// what the checks found.
+/// What shall follow from an upload.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Upload<'a> {
+    /// Whether the version becomes active; by default only the first one of a name does, if it passes its self-check.
+    pub activate: Option<bool>,
+    /// Added to the version that it says of itself.
+    pub suffix: Option<&'a str>,
+    /// Whether the plugin is granted what this version asks for, beside what it has.
+    pub grant_asked: bool,
+}
+
+/// Checks and stores a plugin version. Returns the version, whether it is new, and what the checks found.
 ///
 /// # Errors
 /// [`OpError::Refused`] with the check that it failed, [`OpError::Conflict`] when its name and version are taken.
@@ -37,8 +46,7 @@ pub async fn upload(
     core: &Core,
     actor: &Actor,
     bytes: Bytes,
-    activate: Option<bool>,
-    suffix: Option<&str>,
+    Upload { activate, suffix, grant_asked }: Upload<'_>,
 ) -> Result<(PluginVersion, bool, UploadReport)> {
     if bytes.len() as u64 > core.config.plugin_max_bytes {
         return Err(OpError::Refused {
@@ -83,6 +91,10 @@ pub async fn upload(
     reload(core).await;
     let subject = format!("{} {}", version.name, version.version);
     done(core, actor, "plugin.upload", subject, &[Wake::Changed]).await?;
+    // Before it is active, so that its first request has what it needs.
+    if grant_asked {
+        grants::put_asked(core, actor, &version).await?;
+    }
     if activate.unwrap_or(is_first && !fails) {
         let how = Activation { reason: Some("its upload"), ..Activation::default() };
         version = rollouts::activate(core, actor, &version.name, &version.version, how).await?;

@@ -16,7 +16,7 @@ use crate::store::{StoreError, TokenRow};
 use super::{Actor, OpError, Result, check, done};
 
 /// Every scope there is. `admin` includes all others.
-pub const SCOPES: [&str; 11] = [
+pub const SCOPES: [&str; 13] = [
     "admin",
     "campaigns:read",
     "campaigns:write",
@@ -28,6 +28,8 @@ pub const SCOPES: [&str; 11] = [
     "audiences:write",
     "suppressions:read",
     "suppressions:write",
+    "secrets:read",
+    "secrets:write",
 ];
 
 /// The audit log's names for the engine and the command line.

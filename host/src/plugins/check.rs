@@ -15,6 +15,7 @@ use super::wasi::Log;
 use super::world::{self, Misfit};
 use super::{apart, module, wire};
 use crate::clock::Time;
+use crate::grants::{HostPattern, SECRET_NAME, is_secret_name};
 use crate::id::Digest;
 use crate::message::truncate;
 use crate::plugin::{PluginInfo, PluginKind};
@@ -169,7 +170,7 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Compo
     let ctx = CallContext { config: "{}".into(), now: Time::default(), random: 0, timer: None };
     let started = Instant::now();
     blueprint
-        .instantiate(&shared.limits, &log, &ctx)
+        .instantiate(&shared.limits, shared.limits.memory_bytes, &log, &ctx)
         .map_err(|e| broken(shared, "instantiation-failed", "an instance cannot be made", &e))?;
     let instantiate_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let info = describe(shared, &component, &log, &ctx)?;
@@ -372,6 +373,13 @@ pub(super) fn check_info(info: &PluginInfo, kind: PluginKind) -> Result<(), Refu
     }
     if info.hosts.len() > 100 || info.secrets.len() > 100 || info.capabilities.len() > 100 {
         return bad("describe names at most 100 hosts, secrets and capabilities each.".to_owned());
+    }
+    // What cannot be granted cannot be asked for.
+    if info.hosts.iter().any(|host| host.parse::<HostPattern>().is_err()) {
+        return bad("each of describe's hosts must be host, host:port or *.domain.".to_owned());
+    }
+    if !info.secrets.iter().all(|name| is_secret_name(name)) {
+        return bad(format!("each of describe's secrets must be a name: {SECRET_NAME}."));
     }
     if kind != PluginKind::Sender
         && !(info.adapter_schema.is_empty() && info.hosts.is_empty() && info.secrets.is_empty())

@@ -17,6 +17,7 @@ use super::stats::{Function, Stats};
 use super::types::{CallContext, PluginFault};
 use super::wasi::{Guest, Log};
 use super::wire;
+use crate::grants::Licence;
 use crate::message::truncate;
 use crate::plugin::PluginKind;
 
@@ -113,10 +114,12 @@ impl Blueprint {
     pub(super) fn instantiate(
         &self,
         limits: &PluginLimits,
+        memory_bytes: usize,
         log: &Log,
         ctx: &CallContext,
     ) -> wasmtime::Result<Instance> {
         let mut store = store(&self.pre, limits, log, ctx);
+        store.data_mut().limiter.set(memory_bytes);
         let instance = self.pre.instantiate(&mut store)?;
         let mut exports = self.exports.0.iter();
         let mut next = || exports.next().ok_or_else(|| wasmtime::format_err!("a function is missing"));
@@ -200,6 +203,7 @@ const PUT_OFF_MOST: Duration = Duration::from_secs(5);
 pub(super) struct Pool {
     blueprint: Blueprint,
     limits: Arc<PluginLimits>,
+    licence: Arc<Licence>,
     idle: Mutex<Vec<Instance>>,
     pub log: Log,
     pub stats: Stats,
@@ -259,9 +263,10 @@ impl Lane {
 }
 
 impl Pool {
-    pub(super) fn new(blueprint: Blueprint, limits: Arc<PluginLimits>) -> Self {
+    pub(super) fn new(blueprint: Blueprint, limits: Arc<PluginLimits>, licence: Arc<Licence>) -> Self {
         Self {
             blueprint,
+            licence,
             idle: Mutex::new(Vec::new()),
             log: Log::new(limits.log_lines),
             stats: Stats::default(),
@@ -276,7 +281,7 @@ impl Pool {
 
     /// A pool of the same version without instances, with a log and counts of its own.
     pub(super) fn apart(&self) -> Self {
-        Self::new(self.blueprint.clone(), Arc::clone(&self.limits))
+        Self::new(self.blueprint.clone(), Arc::clone(&self.limits), Arc::clone(&self.licence))
     }
 
     /// Whether the version has the functions of `lookup`.
@@ -324,11 +329,15 @@ impl Pool {
         call: impl FnOnce(&mut Instance) -> wasmtime::Result<T>,
     ) -> Result<T, PluginFault> {
         let started = Instant::now();
-        let result = self.checkout(ctx, make_room).and_then(|mut instance| {
+        // What an operator granted this plugin, in place of what every plugin has.
+        let (memory_bytes, deadline) = self.licence.limits();
+        let memory_bytes = memory_bytes.unwrap_or(self.limits.memory_bytes);
+        let deadline = deadline.unwrap_or(self.limits.call_deadline);
+        let result = self.checkout(memory_bytes, ctx, make_room).and_then(|mut instance| {
             let guest = instance.store.data_mut();
             guest.begin(ctx);
             guest.limiter.refused = false;
-            instance.store.set_epoch_deadline(Machine::ticks(self.limits.call_deadline));
+            instance.store.set_epoch_deadline(Machine::ticks(deadline));
             instance.store.set_hostcall_fuel(answer_bytes);
             let answer = call(&mut instance);
             let limiter = &instance.store.data().limiter;
@@ -356,12 +365,14 @@ impl Pool {
         result
     }
 
-    fn checkout(&self, ctx: &CallContext, make_room: &dyn Fn()) -> Result<Instance, PluginFault> {
+    fn checkout(&self, memory_bytes: usize, ctx: &CallContext, make_room: &dyn Fn()) -> Result<Instance, PluginFault> {
         // Last in, first out: a few instances stay warm in the caches, the others are not touched.
-        if let Some(instance) = self.idle.lock().pop() {
-            return Ok(instance);
+        while let Some(mut instance) = self.take_idle() {
+            if instance.store.data_mut().limiter.set(memory_bytes) {
+                return Ok(instance);
+            }
         }
-        let make = || self.blueprint.instantiate(&self.limits, &self.log, ctx);
+        let make = || self.blueprint.instantiate(&self.limits, memory_bytes, &self.log, ctx);
         make()
             .or_else(|error| {
                 if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
@@ -375,6 +386,10 @@ impl Pool {
                 PluginFault::Output(cause) => PluginFault::Internal(format!("no instance can be made: {cause}")),
                 fault => fault,
             })
+    }
+
+    fn take_idle(&self) -> Option<Instance> {
+        self.idle.lock().pop()
     }
 
     fn checkin(&self, mut instance: Instance) {

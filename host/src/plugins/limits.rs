@@ -92,6 +92,12 @@ impl Limiter {
         Self { used: 0, limit, refused: false }
     }
 
+    /// Another limit for what is to come; `false` when more is in use already.
+    pub(super) const fn set(&mut self, limit: usize) -> bool {
+        self.limit = limit;
+        self.used <= limit
+    }
+
     /// The memories together, in bytes.
     pub(super) const fn used(&self) -> usize {
         self.used

@@ -3,7 +3,7 @@
 //! Readers take a snapshot by one pointer; a reload makes a new one and swaps it. Whoever holds a [`Plugin`] keeps it, so a
 //! message in flight ends with the version that it began with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -13,15 +13,19 @@ use parking_lot::RwLock;
 
 use super::{FIRST_PARTY, Inspected, Plugin, PluginHost, cores};
 use crate::clock::Time;
+use crate::grants::{Grants, GrantsRow, Licence};
 use crate::id::{Digest, VersionNo};
+use crate::plugin::PluginKind;
 use crate::rollout::{Mode, Rollout, RolloutSpec};
-use crate::store::{Change, NewPluginVersion, PluginVersion, Result, Store, StoreError};
+use crate::store::{Change, Granting, NewPluginVersion, PluginVersion, Result, Store, StoreError};
 use crate::trial::Trial;
 
 /// The plugin versions of a store that this server has loaded.
 pub struct Registry {
     host: PluginHost,
     snapshot: RwLock<Arc<Snapshot>>,
+    /// What each plugin may do, by name: the same for all of its versions, from this server's start to its end.
+    licences: parking_lot::Mutex<HashMap<String, Arc<Licence>>>,
     /// One reload at a time, so that an older reading never replaces a newer one.
     reloading: tokio::sync::Mutex<()>,
     /// One look at the rollouts at a time.
@@ -49,6 +53,7 @@ impl Registry {
         Self {
             host,
             snapshot: RwLock::default(),
+            licences: parking_lot::Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             judging: tokio::sync::Mutex::default(),
             ended: parking_lot::Mutex::default(),
@@ -101,6 +106,27 @@ impl Registry {
         self.snapshot().by_no.values().cloned().collect()
     }
 
+    /// What a plugin may do on this server; nothing, until a reload has read what it was granted.
+    pub fn licence(&self, plugin: &str) -> Arc<Licence> {
+        let mut licences = self.licences.lock();
+        if let Some(licence) = licences.get(plugin) {
+            return Arc::clone(licence);
+        }
+        let licence = Arc::new(Licence::new(plugin));
+        licences.insert(plugin.to_owned(), Arc::clone(&licence));
+        licence
+    }
+
+    /// Takes over what was granted. A plugin without a row was granted nothing.
+    fn licence_all(&self, stored: &[PluginVersion], granted: &[GrantsRow]) {
+        let none = Grants::default();
+        let names: BTreeSet<_> = stored.iter().map(|version| &version.name).collect();
+        for name in names {
+            let row = granted.iter().find(|row| row.plugin == *name);
+            self.licence(name).set(row.map_or(&none, |row| &row.grants));
+        }
+    }
+
     /// Takes over what the store has. Active versions come first and are in use before the others are loaded, which a campaign may
     /// have pinned. A version that does not load is logged and left out; if it is an active one, the one before stays.
     ///
@@ -110,6 +136,7 @@ impl Registry {
         let _one = self.reloading.lock().await;
         let running = store.running_rollouts().await?;
         let stored = store.plugins().await?;
+        self.licence_all(&stored, &store.grants().await?);
         let before = self.snapshot();
         let mut next = Snapshot::default();
         let tried = |no| running.iter().any(|rollout| rollout.candidate.0 == no || rollout.stable.0 == no);
@@ -154,7 +181,8 @@ impl Registry {
 
     /// Brings the plugins that come with the program into the store, where they are missing, and reloads. One becomes active when
     /// its name has no active version, or one of a lower semantic version; a version that the store has is left as it is, so
-    /// that a roll-back stays one.
+    /// that a roll-back stays one. The senders among them are granted everything, unless their name was granted something
+    /// before: where they send is for the configuration to say.
     ///
     /// # Errors
     /// When the store cannot be used, or an embedded plugin does not pass the upload check.
@@ -208,7 +236,24 @@ impl Registry {
                 Err(error) => return Err(error).with_context(|| format!("cannot store the embedded plugin {name}")),
             }
         }
+        self.grant_first_party(store, now).await?;
         Ok(self.reload(store, now).await?)
+    }
+
+    /// Grants everything to senders of the program that were granted nothing yet, as long as nobody else has used their names.
+    async fn grant_first_party(&self, store: &dyn Store, now: Time) -> Result<()> {
+        let (stored, granted) = (store.plugins().await?, store.grants().await?);
+        let own: Vec<_> = FIRST_PARTY.iter().map(|(_, bytes)| Digest::of(bytes)).collect();
+        let senders =
+            stored.iter().filter(|version| version.kind == PluginKind::Sender && own.contains(&version.digest));
+        for version in senders {
+            let is_granted = granted.iter().any(|row| row.plugin == version.name);
+            let is_ours = stored.iter().all(|other| other.name != version.name || own.contains(&other.digest));
+            if !is_granted && is_ours {
+                store.grant(&version.name, &Grants::everything(), "system", Granting::First, now).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The versions with their plugins, where they load; each core compiles one.
@@ -238,11 +283,12 @@ impl Registry {
             return Ok(Some(Arc::clone(plugin)));
         }
         let PluginVersion { no, kind, digest, info, .. } = version;
-        if let Some(plugin) = self.host.load_cached(*no, *kind, *digest, info.clone()).await {
+        let licence = self.licence(&version.name);
+        if let Some(plugin) = self.host.load_cached(*no, *kind, *digest, info.clone(), licence.clone()).await {
             return Ok(Some(plugin));
         }
         let Some(bytes) = store.plugin_bytes(*no).await? else { return Ok(None) };
-        match self.host.load(*no, *kind, *digest, info.clone(), bytes).await {
+        match self.host.load(*no, *kind, *digest, info.clone(), licence, bytes).await {
             Ok(plugin) => Ok(Some(plugin)),
             Err(refusal) => {
                 tracing::error!(

@@ -2,9 +2,8 @@
 //! method of [`super::Store`].
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
-/// `tokens`, `devices`, `audiences`, `plugins`, `rollouts`, `cases`, `campaigns`, `runs`, `messages`, `reading`, `retention`,
-/// `unknown`, `consent`
-/// and `sequences`. The methods about the store itself are the backend's own.
+/// `tokens`, `devices`, `audiences`, `plugins`, `grants`, `secrets`, `rollouts`, `cases`, `campaigns`, `runs`, `messages`,
+/// `reading`, `retention`, `unknown`, `consent` and `sequences`. The methods about the store itself are the backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
         impl $backend {
@@ -183,6 +182,31 @@ macro_rules! store_by_subject {
             }
             async fn plugin_history(&self, name: &str, limit: u32) -> Result<Vec<StableRow>> {
                 self.noted(rollouts::plugin_history(self, name, limit).await)
+            }
+            async fn grant(
+                &self,
+                plugin: &str,
+                grants: &Grants,
+                actor: &str,
+                when: Granting,
+                now: Time,
+            ) -> Result<bool> {
+                self.noted(grants::grant(self, plugin, grants, actor, when, now).await)
+            }
+            async fn grants(&self) -> Result<Vec<GrantsRow>> {
+                self.noted(grants::grants(self).await)
+            }
+            async fn put_secret(&self, secret: &Sealed) -> Result<bool> {
+                self.noted(secrets::put_secret(self, secret).await)
+            }
+            async fn secrets(&self) -> Result<Vec<Sealed>> {
+                self.noted(secrets::secrets(self).await)
+            }
+            async fn reseal_secret(&self, seen: &Sealed, secret: &Sealed) -> Result<bool> {
+                self.noted(secrets::reseal_secret(self, seen, secret).await)
+            }
+            async fn delete_secret(&self, name: &str) -> Result<bool> {
+                self.noted(secrets::delete_secret(self, name).await)
             }
             async fn start_rollout(
                 &self,

@@ -24,7 +24,7 @@ pub const NAVIGATION: [(&str, &str, &str); 9] = [
 ];
 
 /// What a page may say about the step before it. The address names one of these; it never carries a text.
-const NOTICES: [(&str, &str); 25] = [
+const NOTICES: [(&str, &str); 26] = [
     ("launched", "The campaign is launched."),
     ("paused", "Paused. Messages in flight are finished; nothing new is sent."),
     ("resumed", "Resumed."),
@@ -36,6 +36,7 @@ const NOTICES: [(&str, &str); 25] = [
     ("created", "The campaign is made, as a draft. Launch it when it is right."),
     ("activated", "Activated. The next message uses this version, on every server."),
     ("rolled-back", "Rolled back. The next message uses the version before, on every server."),
+    ("granted", "Granted. The next request has it, on every server within a second."),
     ("promoted", "Promoted. The next message uses this version, on every server."),
     ("aborted", "The rollout has ended. Every device uses the stable version."),
     ("enabled", "The device is enabled."),

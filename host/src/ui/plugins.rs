@@ -11,8 +11,10 @@ use super::page::{self, Page};
 use super::session::{Posted, Session};
 use super::{Answer, Failure, Shared, actor, files, format, go};
 use crate::campaign::BadField;
+use crate::grants::{ANY, RefusalView};
 use crate::operations::OpError;
-use crate::operations::plugins::{self as operations, UploadReport};
+use crate::operations::grants::{self, GrantsView};
+use crate::operations::plugins::{self as operations, Upload, UploadReport};
 use crate::operations::rollouts::{self, Activation};
 use crate::plugin::PluginKind;
 use crate::plugins::FunctionStats;
@@ -83,7 +85,7 @@ async fn list(State(ui): State<Shared>, session: Session) -> Answer {
 
 async fn upload(State(ui): State<Shared>, session: Session, mut form: Multipart) -> Answer {
     session.require(WRITE)?;
-    let fields = files::texts(&mut form, &session, &["activate"]).await?;
+    let fields = files::texts(&mut form, &session, &["activate", "grant"]).await?;
     let activate = match fields.get("activate") {
         "yes" => Some(true),
         "no" => Some(false),
@@ -95,7 +97,8 @@ async fn upload(State(ui): State<Shared>, session: Session, mut form: Multipart)
         }
         Some(file) => {
             let bytes = files::whole(file, ui.core.config.plugin_max_bytes).await?;
-            match operations::upload(&ui.core, &actor(&session), bytes, activate, None).await {
+            let how = Upload { activate, grant_asked: fields.get("grant") == "asked", suffix: None };
+            match operations::upload(&ui.core, &actor(&session), bytes, how).await {
                 Ok((version, is_new, report)) => {
                     let accepted = Uploaded::Accepted { version: Box::new(version), is_new, report };
                     return listing(&ui, session, Some(accepted)).await;
@@ -126,6 +129,8 @@ struct ShowPage {
     rollout: Option<Tried>,
     /// Which version was active before.
     history: Vec<StableRow>,
+    /// What it asks for, what it was granted, and what it did not get.
+    grants: GrantsView,
 }
 
 impl ShowPage {
@@ -179,6 +184,32 @@ async fn tried(ui: &Shared, name: &str) -> Result<Option<Tried>, OpError> {
     Ok(Some(Tried { rollout, counts, findings, share }))
 }
 
+/// A list in a table's cell.
+fn listed(entries: &[String]) -> String {
+    match entries {
+        [] => "none".to_owned(),
+        [one] if one == ANY => "any".to_owned(),
+        many => many.join(", "),
+    }
+}
+
+/// What a plugin asked for and did not get.
+fn refused(refusal: &RefusalView) -> String {
+    let RefusalView { reason, host, method, secret, .. } = refusal;
+    let (host, method, secret) = (
+        host.as_deref().unwrap_or_default(),
+        method.as_deref().unwrap_or_default(),
+        secret.as_deref().unwrap_or_default(),
+    );
+    match *reason {
+        "host" => format!("host {host}: not granted"),
+        "method" => format!("method {method}: not granted"),
+        "secret" => format!("secret {secret}: not granted"),
+        "secret-host" => format!("secret {secret} for host {host}: it is not for that host"),
+        _ => format!("host {host}: its address is not public"),
+    }
+}
+
 /// Microseconds, where there were any calls.
 fn micros(us: Option<u64>) -> String {
     us.map_or_else(|| "–".to_owned(), |us| format!("{} µs", format::number(us)))
@@ -198,7 +229,8 @@ async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<Strin
     let adapter_schema = format::pretty_json(&shown.info.adapter_schema);
     let calls = ui.core.plugins.by_no(shown.no).map(|p| p.stats().functions).unwrap_or_default();
     let (rollout, history) = (tried(&ui, &name).await?, rollouts::history(&ui.core, &name).await?);
-    page::html(&ShowPage { page, versions, shown, schema, adapter_schema, calls, rollout, history })
+    let grants = grants::of_version(&ui.core, &shown).await?;
+    page::html(&ShowPage { page, versions, shown, schema, adapter_schema, calls, rollout, history, grants })
 }
 
 async fn act(State(ui): State<Shared>, Path((name, action)): Path<(String, String)>, posted: Posted) -> Answer {
@@ -217,6 +249,10 @@ async fn act(State(ui): State<Shared>, Path((name, action)): Path<(String, Strin
         "promote" => {
             rollouts::promote(core, &actor, &name).await?;
             "promoted"
+        }
+        "grant" => {
+            grants::put_asked_of(core, &actor, &name).await?;
+            "granted"
         }
         "abort" => {
             rollouts::abort(core, &actor, &name, None).await?;

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::device::DeviceSpec;
 use crate::egress::{Egress, EgressPolicy};
+use crate::grants::Denial;
 use crate::http::noting_who_asks;
 use crate::id::{CampaignId, Digest, HostId, TokenId};
 use crate::metrics::Metrics;
@@ -486,6 +487,42 @@ async fn a_kept_call_is_shown_and_made_again() {
         ui.post("/ui/plugins/uniform/cases/1", &cookie, &format!("csrf={proof}&version=9.9.9")).await.status(),
         404
     );
+}
+
+#[tokio::test]
+async fn a_senders_page_shows_what_it_asks_for_and_grants_it() {
+    let ui = Dashboard::new().await;
+    let info = PluginInfo {
+        name: "acme".to_owned(),
+        version: "1.0.0".to_owned(),
+        summary: "Sends.".to_owned(),
+        config_schema: "{}".to_owned(),
+        adapter_schema: String::new(),
+        hosts: vec!["api.acme.example".to_owned()],
+        secrets: vec!["ACME_KEY".to_owned()],
+        capabilities: Vec::new(),
+    };
+    let bytes = bytes::Bytes::from("acme");
+    let digest = Digest::of(&bytes);
+    let new = NewPluginVersion { kind: PluginKind::Sender, info, imports: Vec::new(), digest, bytes };
+    ui.core.store.put_plugin(&new, true, ui.core.clock.now()).await.unwrap();
+    ui.core.plugins.licence("acme").deny(Denial::Host("evil<b>.example".to_owned()));
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    let (_, page) = ui.get("/ui/plugins/acme", &cookie).await;
+    for part in ["host api.acme.example, secret ACME_KEY", "Grant what it asks for", "evil", "not granted"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(!page.contains("evil<b>"), "{page}");
+    assert_eq!(ui.post("/ui/plugins/acme/grant", &cookie, "csrf=wrong").await.status(), StatusCode::FORBIDDEN);
+    assert!(ui.core.store.grants().await.unwrap().is_empty());
+    let answer = ui.post("/ui/plugins/acme/grant", &cookie, &format!("csrf={proof}")).await;
+    assert_eq!(answer.headers()[header::LOCATION], "/ui/plugins/acme?done=granted");
+    let granted = ui.core.store.grants().await.unwrap();
+    assert_eq!((granted[0].plugin.as_str(), granted[0].granted_by.as_str()), ("acme", "admin"));
+    assert_eq!(granted[0].grants.hosts, ["api.acme.example"]);
+    assert!(ui.core.plugins.licence("acme").permits().secret("ACME_KEY"));
+    let (_, page) = ui.get("/ui/plugins/acme?done=granted", &cookie).await;
+    assert!(page.contains("Granted by admin") && !page.contains("Grant what it asks for"), "{page}");
 }
 
 #[tokio::test]

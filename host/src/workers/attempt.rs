@@ -47,6 +47,8 @@ pub struct Finished {
     pub text_length: u32,
     /// The versions that it ended with.
     pub sides: Sides,
+    /// Which grant its sender lacked for a request.
+    pub not_granted: Option<String>,
 }
 
 /// What attempts share.
@@ -68,12 +70,14 @@ pub struct Sending {
 impl Sending {
     /// Carries an attempt out.
     pub async fn run(&self, attempt: &Attempt) -> Finished {
-        let (mut text_length, mut sides) = (0, attempt.sides);
-        let ended = self.carry_out(attempt, &mut text_length, &mut sides).await;
-        Finished { ended, text_length, sides }
+        let ended = Ended::GivenUp;
+        let mut finished = Finished { ended, text_length: 0, sides: attempt.sides, not_granted: None };
+        finished.ended = self.carry_out(attempt, &mut finished).await;
+        finished
     }
 
-    async fn carry_out(&self, attempt: &Attempt, text_length: &mut u32, sides: &mut Sides) -> Ended {
+    async fn carry_out(&self, attempt: &Attempt, finished: &mut Finished) -> Ended {
+        let Finished { text_length, sides, not_granted, .. } = finished;
         let Attempt { work, run, device, .. } = attempt;
         let now = self.core.clock.now();
         if run.run.plan.expires_at.is_some_and(|at| at <= now) {
@@ -135,8 +139,16 @@ impl Sending {
             if remaining.is_zero() {
                 return interrupted(left, "send-timeout", "the attempt took longer than the send time-out");
             }
-            let answer = self.egress.send(egress_request(request), remaining).await;
-            left |= !matches!(answer, EgressAnswer::NotSent(_));
+            let licence = &attempt.sender.at(*side).licence;
+            // The first one's place in the sender's rate was taken before the message was begun.
+            if round > 0 {
+                licence.requested();
+            }
+            let answer = self.egress.send(licence, egress_request(request), remaining).await;
+            left |= !matches!(answer, EgressAnswer::NotSent(_) | EgressAnswer::NotGranted(_));
+            if let EgressAnswer::NotGranted(which) = &answer {
+                *not_granted = Some(which.clone());
+            }
             progress = match self.resume(attempt, *side, &state, plugin_answer(answer)).await {
                 Ok(progress) => progress,
                 Err(fault) if left => {

@@ -18,7 +18,7 @@ use crate::queue::{Disposal, Finish, Wake};
 use crate::workers::attempt::Attempt;
 use crate::workers::leases::Lease;
 use crate::workers::turns::{Answer, Done, Next, Release, Turn};
-use crate::workers::verdict::{Ended, Facts};
+use crate::workers::verdict::{Consequence, Ended, Facts};
 use crate::workers::{Pool, orphans, pacing};
 
 /// How long a session goes on taking messages: the price that other devices, higher priorities and a pause may pay for it.
@@ -90,8 +90,10 @@ impl Session {
                 }
             };
             let sides = run.sides(&sender, self.device.no);
-            if let Some(wait) = run.crowded(&sender, sides) {
-                // Workers that all waited for one slow plugin would be missed by every other campaign.
+            // Workers that all waited for one slow plugin would be missed by every other campaign; and a sender that may make no
+            // more requests a second uses up no attempt for that.
+            let licensed = || sender.at(sides.sender).licence.crowded();
+            if let Some(wait) = run.crowded(&sender, sides).or_else(licensed) {
                 course.disposals.push((message, Disposal::PutBack(rank)));
                 course.next_at = pool.core.clock.monotonic() + wait;
                 break;
@@ -233,7 +235,13 @@ impl Session {
             _ => None,
         }
         .is_some();
-        let verdict = facts.judge(finished.ended);
+        let mut verdict = facts.judge(finished.ended);
+        // What only an operator can mend goes wrong for every message: the campaign's breaker hears of it.
+        if let Some(which) = finished.not_granted
+            && verdict.consequence.is_none()
+        {
+            verdict.consequence = Some(Consequence::PluginFault(Reason::new("not-granted", which)));
+        }
         // A candidate that fails ends its rollout, not the campaign.
         if !is_tried {
             pool.breakers.note(run, &verdict);

@@ -355,6 +355,89 @@ async fn what_is_saved_is_built_and_active_soon_after() {
     watch.wait().expect("it ends");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_come_from_standard_input_and_grants_from_flags() {
+    use std::io::Write as _;
+    let data = tempfile::tempdir().expect("a folder");
+    let (code, key, stderr) = run(carillon().args(["secret", "key"]));
+    assert_eq!((code, key.trim().len()), (Some(0), 44), "{stderr}");
+    let server = Setup::embedded(data.path(), &[]).with("CARILLON_SECRETS_KEY", key.trim()).start().await;
+    let url = format!("http://127.0.0.1:{}", server.setup.port);
+    let cli = |args: &[&str], input: &str| {
+        let mut command = carillon();
+        command.args(args).env("CARILLON_URL", &url).env("CARILLON_TOKEN", carillon_tests::server::TOKEN);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("carillon runs");
+        // One that does not want it may have ended.
+        let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("it ends");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (status.code(), text(stdout), text(stderr))
+    };
+    let (code, stdout, stderr) = cli(&["secret", "set", "KEY", "--host", "api.example.com"], "hush-hush\n");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.starts_with("KEY for api.example.com, since 20") && !stdout.contains("hush"), "{stdout}");
+    for (args, input, names) in [
+        (vec!["secret", "set", "KEY", "--host", "api.example.com"], "", "standard input"),
+        (vec!["secret", "set", "K Y", "--host", "api.example.com"], "hush", "NAME"),
+        (vec!["secret", "set", "KEY", "--host", "*"], "hush", "host"),
+        (vec!["secret", "delete", "NONE"], "", "no stored secret NONE"),
+        (vec!["plugin", "grant", "webhook"], "", "--asked"),
+        (vec!["plugin", "grant", "webhook", "--host", "https://x"], "", "hosts[0]"),
+        (vec!["plugin", "grant", "jinja", "--host", "x"], "", "makes no requests"),
+        (vec!["plugin", "grants", "nobody"], "", "no plugin nobody"),
+    ] {
+        let (code, stdout, stderr) = cli(&args, input);
+        assert_eq!(code, Some(2), "{args:?}: {stdout}{stderr}");
+        assert!(stderr.contains(names) && !stderr.contains("hush"), "{args:?}: {stderr}");
+    }
+    let grant = [
+        "plugin",
+        "grant",
+        "telegram",
+        "--asked",
+        "--method",
+        "POST",
+        "--secret",
+        "KEY",
+        "--rate",
+        "25",
+        "--call-ms",
+        "90",
+    ];
+    let (code, stdout, stderr) = cli(&grant, "");
+    assert_eq!(code, Some(0), "{stderr}");
+    for part in [
+        "telegram (granted by admin at ",
+        "granted: hosts api.telegram.org; methods POST; secrets KEY TELEGRAM_BOT_TOKEN",
+        "requests_per_second 25",
+        "call_ms 90",
+    ] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+    let (_, stdout, _) = cli(&["plugin", "grant", "telegram", "--add", "--host", "bots.example.com"], "");
+    assert!(stdout.contains("hosts api.telegram.org bots.example.com; methods POST;"), "{stdout}");
+    let (_, stdout, _) = cli(&["plugin", "grant", "telegram", "--nothing"], "");
+    assert!(
+        stdout.contains("granted: hosts none;") && stdout.contains("not granted: host api.telegram.org"),
+        "{stdout}"
+    );
+    let (code, stdout, stderr) = cli(&["secret", "list"], "");
+    assert!(
+        code == Some(0) && stdout.starts_with("KEY for api.example.com") && stdout.lines().count() == 1,
+        "{stderr}"
+    );
+    assert!(!stdout.contains("telegram") && stdout.contains("webhook"), "{stdout}");
+    let (_, stdout, _) = cli(&["secret", "rotate"], "");
+    assert!(stdout.starts_with("0 encrypted anew, 1 were before, key "), "{stdout}");
+    let (code, stdout, stderr) = cli(&["secret", "delete", "KEY"], "");
+    assert_eq!((code, stdout.as_str()), (Some(0), "KEY is deleted\n"), "{stderr}");
+    // A key that does not read keeps a server from starting, and is not repeated.
+    let (code, _, stderr) =
+        run(carillon().args(["serve", "--data"]).arg(data.path()).env("CARILLON_SECRETS_KEY", "swordfish"));
+    assert!(code == Some(2) && stderr.contains("CARILLON_SECRETS_KEY") && !stderr.contains("swordfish"), "{stderr}");
+}
+
 #[test]
 fn the_compiler_ends_at_its_limits() {
     use std::io::Write as _;

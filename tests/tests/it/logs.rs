@@ -11,16 +11,32 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "hush-provider-key-71";
+const STORED: &str = "stored-provider-key-72";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_secrets_nor_recipients_are_in_the_log() {
     let sink = Sink::start().await;
     let data = tempfile::tempdir().expect("a folder");
+    let key = carillon::vault::Vault::new_key();
     let server = Setup::embedded(data.path(), &[sink.port])
         .with("CARILLON_LOG", "debug,carillon=trace")
         .with("CARILLON_SECRETS", format!("KEY={SECRET}@127.0.0.1"))
+        .with("CARILLON_SECRETS_KEY", &key)
         .start()
         .await;
+    let stored = json!({"value": STORED, "host": "127.0.0.1"}).to_string();
+    for (path, status) in
+        [("/api/v1/secrets/STORED", 201), ("/api/v1/secrets/STORED", 200), ("/api/v1/secrets/a%20b", 422)]
+    {
+        let put = server.client.send(Method::PUT, path, "application/json", stored.clone().into()).await;
+        let (given, answer) = put.expect("an answer");
+        assert!(given == status && !answer.to_string().contains(STORED), "{path}: {given} {answer}");
+    }
+    // One that cannot be read is named, not shown.
+    let torn = Bytes::from(format!("{{\"value\": \"{STORED}\", \"host\": "));
+    let (status, answer) =
+        server.client.send(Method::PUT, "/api/v1/secrets/TORN", "application/json", torn).await.expect("an answer");
+    assert!(status == 400 && !answer.to_string().contains(STORED), "{answer}");
     let token = server.post("/api/v1/tokens", &json!({"name": "ci", "scopes": ["campaigns:read"]})).await;
     let token = token["secret"].as_str().expect("a secret").to_owned();
     server.post("/api/v1/devices", &json!([{"id": "dev-1", "channel": "sms", "tags": ["eu"]}])).await;
@@ -28,10 +44,12 @@ async fn neither_secrets_nor_recipients_are_in_the_log() {
     let (status, _) =
         server.client.send(Method::PUT, "/api/v1/audiences/friends", "text/csv", csv).await.expect("an answer");
     assert_eq!(status, 200);
-    // Two arrive with the secret, two may not leave, two name a secret that there is not.
+    // Some arrive with a secret, some may not leave, some name a secret that there is not.
     for (url, header) in [
         (sink.url(), "Bearer {{secret:KEY}}"),
         ("http://127.0.0.1:9/send".to_owned(), "Bearer {{secret:KEY}}"),
+        (sink.url(), "Bearer {{secret:STORED}}"),
+        ("http://127.0.0.1:9/send".to_owned(), "Bearer {{secret:STORED}}"),
         (sink.url(), "Bearer {{secret:OTHER}}"),
         (format!("{}/{{{{secret:KEY}}}}", sink.url()), "x"),
         ("http://127.0.0.1:9/{{secret:KEY}}/send".to_owned(), "x"),
@@ -66,7 +84,7 @@ async fn neither_secrets_nor_recipients_are_in_the_log() {
 
     let log = server.log();
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log says everything");
-    for secret in [TOKEN, &token, SECRET, "+15550100071", "%2B15550100071", "Wilhelmina", "swordfish"] {
+    for secret in [TOKEN, &token, SECRET, STORED, &key, "+15550100071", "%2B15550100071", "Wilhelmina", "swordfish"] {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} is in the log");
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use carillon::clock::Time;
+use carillon::grants::Licence;
 use carillon::id::VersionNo;
 use carillon::plugins::{
     CallContext, Content, DeviceFacts, FIRST_PARTY, MessageRef, Outbound, Plugin, PluginHost, PluginLimits,
@@ -34,9 +35,14 @@ fn embedded(name: &str) -> Bytes {
     Bytes::from_static(FIRST_PARTY.iter().find(|(n, _)| *n == name).unwrap().1)
 }
 
+/// Everything is granted: what is not is another test.
+fn licence() -> Arc<Licence> {
+    Arc::new(Licence::unbounded("test"))
+}
+
 async fn load(host: &PluginHost, bytes: Bytes) -> Arc<Plugin> {
     let seen = host.inspect(bytes.clone()).await.unwrap();
-    host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes).await.unwrap()
+    host.load(VersionNo(1), seen.kind, seen.digest, seen.info, licence(), bytes).await.unwrap()
 }
 
 /// A first-party plugin, compiled once for all tests.

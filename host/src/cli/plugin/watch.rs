@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::super::bad_input;
 use super::super::client::{Api, Server};
+use super::grants::missing;
 use super::{load, print_warnings, read};
 use crate::case::sample::self_check;
 use crate::clock::{Clock as _, SystemClock};
@@ -72,6 +73,9 @@ async fn round(folder: &Path, build: Option<&str>, component: &Path, api: &Api) 
     print_warnings(&self_check(&plugin).await);
     let path = format!("/api/v1/plugins?activate=true&suffix=dev.{}", clock.now().as_ms());
     let uploaded = api.ask("POST", &path, "application/wasm", read(component)?).await?;
+    if let Some(how) = uploaded.pointer("/grants/how_to_grant").and_then(Value::as_str) {
+        println!("not granted: {}; grant it with {how}", missing(&uploaded, "/grants"));
+    }
     let text = |field: &str| uploaded.get(field).and_then(Value::as_str).unwrap_or_default();
     let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_millis();
     let now = clock.monotonic();

@@ -43,5 +43,6 @@ pub(super) async fn revisions(pg: &Postgres) -> Result<Revisions> {
         plugins: of("plugins"),
         suppressions: of("suppressions"),
         tokens: of("tokens"),
+        secrets: of("secrets"),
     })
 }

@@ -5,12 +5,14 @@ use uuid::Uuid;
 use super::{broken, digest, from_json, page, time, to_u32, to_u64};
 use crate::clock::Time;
 use crate::device::{Device, SavedPace};
+use crate::grants::GrantsRow;
 use crate::id::{AudienceNo, DeviceNo, HostId, TokenId, VersionNo};
 use crate::plugin::PluginKind;
 use crate::rollout::Quarantine;
 use crate::store::{
     AudienceRow, AuditRow, HostRow, KeptAnswer, KeptCase, NewCase, NewContact, Page, PluginVersion, Result, TokenRow,
 };
+use crate::vault::Sealed;
 
 from_row! {
     /// A row of `hosts`.
@@ -225,6 +227,51 @@ impl PluginSql {
             quarantine: time(self.quarantined_at)
                 .map(|at| Quarantine { at, reason: self.quarantine_reason.unwrap_or_default() }),
         })
+    }
+}
+
+from_row! {
+    /// A row of `plugin_grants`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct GrantsSql {
+        pub name: String,
+        pub grants: String,
+        pub granted_at: i64,
+        pub granted_by: String,
+    }
+}
+
+impl GrantsSql {
+    /// What was granted.
+    pub fn read(self) -> Result<GrantsRow> {
+        Ok(GrantsRow {
+            plugin: self.name,
+            grants: from_json("a plugin's grants", &self.grants)?,
+            granted_at: Time::from_ms(self.granted_at),
+            granted_by: self.granted_by,
+        })
+    }
+}
+
+from_row! {
+    /// A row of `secrets`.
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub struct SecretSql {
+        pub name: String,
+        pub host: String,
+        pub key_id: String,
+        pub nonce: Vec<u8>,
+        pub ciphertext: Vec<u8>,
+        pub updated_at: i64,
+    }
+}
+
+impl From<SecretSql> for Sealed {
+    fn from(row: SecretSql) -> Self {
+        let SecretSql { name, host, key_id, nonce, ciphertext, updated_at } = row;
+        Self { name, host, key_id, nonce, ciphertext, updated_at: Time::from_ms(updated_at) }
     }
 }
 

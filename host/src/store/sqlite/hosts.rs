@@ -45,5 +45,6 @@ pub(super) async fn revisions(lite: &Sqlite) -> Result<Revisions> {
         plugins: of("plugins"),
         suppressions: of("suppressions"),
         tokens: of("tokens"),
+        secrets: of("secrets"),
     })
 }

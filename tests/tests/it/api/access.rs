@@ -51,7 +51,7 @@ async fn every_route_demands_its_scope() {
 
     let (revoked_id, revoked) = api.token(&["admin"]).await;
     api.call("DELETE", &format!("/tokens/{revoked_id}"), Value::Null).await.expect(204);
-    let all = ["campaigns", "devices", "plugins", "audiences", "suppressions"];
+    let all = ["campaigns", "devices", "plugins", "audiences", "suppressions", "secrets"];
     let every: Vec<String> = all.iter().flat_map(|k| [format!("{k}:read"), format!("{k}:write")]).collect();
     for (method, path, scope) in &operations {
         assert!(scope.is_some(), "{method} {path} names no scope");

@@ -47,7 +47,7 @@ impl Auditor<'_> {
 
 #[tokio::test]
 async fn every_changing_operation_leaves_a_row() {
-    let api = Api::start().await;
+    let api = Api::start_with(|config| config.secrets_key = Some(carillon::vault::Vault::new_key())).await;
     let first = api.get("/audit").await["items"][0].clone();
     assert_eq!(
         (&first["action"], &first["actor"]),
@@ -110,6 +110,12 @@ async fn every_changing_operation_leaves_a_row() {
     by.json("POST /plugins/{name}/rollouts/abort", "jinja", none.clone(), "rollout.abort").await;
     by.json("POST /plugins/{name}/rollouts", "jinja", canary, "rollout.start").await;
     by.json("POST /plugins/{name}/rollouts/promote", "jinja", none.clone(), "rollout.promote").await;
+    let grants = json!({"hosts": ["api.example.com"], "secrets": ["KEY"], "requests_per_second": 5});
+    by.json("PUT /plugins/{name}/grants", "webhook", grants, "plugin.grant").await;
+    let secret = json!({"value": "car_hush", "host": "api.example.com"});
+    by.json("PUT /secrets/{name}", "KEY", secret, "secret.put").await;
+    by.json("POST /rotate-secrets", "", none.clone(), "secret.rotate").await;
+    by.json("DELETE /secrets/{name}", "KEY", none.clone(), "secret.delete").await;
     let made = by.json("POST /tokens", "", json!({"name": "t", "scopes": ["devices:read"]}), "token.create").await;
     by.json("DELETE /tokens/{id}", made["id"].as_str().unwrap(), none, "token.revoke").await;
 

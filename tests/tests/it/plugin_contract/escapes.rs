@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::hostile::{next, pace};
-use super::{ctx, host, load, outbound};
+use super::{ctx, host, licence, load, outbound};
 use carillon_tests::guests::{self, RECORD};
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn asked(method: &str, url: &str, headers: &[(&str, &str)], body: &str) ->
 }
 
 async fn not_sent(egress: &Egress, request: EgressRequest) -> String {
-    match egress.send(request, Duration::from_secs(10)).await {
+    match egress.send(&licence(), request, Duration::from_secs(10)).await {
         EgressAnswer::NotSent(why) => why,
         other => panic!("{other:?}"),
     }
@@ -207,7 +207,9 @@ async fn a_redirect_into_a_private_network_is_not_followed() {
     let allow = vec![format!("127.0.0.1:{port}").parse().unwrap()];
     let egress = Egress::new(EgressPolicy { allow, ..EgressPolicy::default() }).unwrap();
     let request = asked("POST", &format!("http://127.0.0.1:{port}/"), &[], "END").await;
-    let EgressAnswer::Response(answer) = egress.send(request, Duration::from_secs(10)).await else { panic!() };
+    let EgressAnswer::Response(answer) = egress.send(&licence(), request, Duration::from_secs(10)).await else {
+        panic!()
+    };
     assert_eq!(answer.status, 307, "the redirect is the answer");
     assert_eq!(visits.load(Ordering::SeqCst), 0);
 }
@@ -268,6 +270,6 @@ async fn a_sender_gets_no_secret_of_another_host() {
     assert_eq!(visits.load(Ordering::SeqCst), 0);
     // In a body it is a text like any other.
     let request = asked("POST", &url, &[], "{{secret:THEIRS}} END").await;
-    assert!(matches!(egress.send(request, Duration::from_secs(10)).await, EgressAnswer::Response(_)));
+    assert!(matches!(egress.send(&licence(), request, Duration::from_secs(10)).await, EgressAnswer::Response(_)));
     assert!(read.lock().ends_with("{{secret:THEIRS}} END"));
 }

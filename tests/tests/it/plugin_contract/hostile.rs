@@ -7,7 +7,7 @@ use carillon::device::LastOutcome;
 use carillon::id::{Digest, VersionNo};
 use carillon::plugins::{Answer, PaceFacts, PluginFault, PluginHost, PluginLimits, Refusal};
 
-use super::{ctx, device, embedded, host, load, outbound};
+use super::{ctx, device, embedded, host, licence, load, outbound};
 use carillon_tests::guests::{self, SCRATCH};
 
 pub fn pace() -> PaceFacts {
@@ -268,7 +268,7 @@ async fn compiled_code_comes_from_the_cache_the_second_time() {
     let first = PluginHost::new(limits(), Some(dir.path())).unwrap().inspect(bytes.clone()).await.unwrap();
     assert_eq!(first.digest, digest);
     let host = PluginHost::new(limits(), Some(dir.path())).unwrap();
-    let plugin = host.load(VersionNo(7), first.kind, digest, first.info, Bytes::new()).await.unwrap();
+    let plugin = host.load(VersionNo(7), first.kind, digest, first.info, licence(), Bytes::new()).await.unwrap();
     let next = plugin.next_delay(&ctx(r#"{"min_ms":5,"max_ms":5}"#), pace(), "").await.unwrap();
     assert_eq!(next.delay_ms, 5.0);
 }

@@ -11,7 +11,7 @@ use carillon::plugins::{
 use carillon_tests::standin::{Asked, Says, StandIn};
 use serde_json::{Value, json};
 
-use super::{ctx, device, first_party, outbound};
+use super::{ctx, device, first_party, licence, outbound};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,7 +44,7 @@ impl Bed {
     }
 
     async fn exchanged(&self, request: HttpRequest) -> carillon::plugins::Answer {
-        plugin_answer(self.egress.send(egress_request(request), PATIENCE).await)
+        plugin_answer(self.egress.send(&licence(), egress_request(request), PATIENCE).await)
     }
 
     /// A send, as the worker does it.

@@ -1,7 +1,9 @@
 use bytes::Bytes;
+use carillon::grants::{Grants, GrantsRow};
 use carillon::id::{Digest, VersionNo};
 use carillon::plugin::PluginKind;
-use carillon::store::{Change, NewCase, StoreError, Stored};
+use carillon::store::{Change, Granting, NewCase, StoreError, Stored};
+use carillon::vault::Vault;
 use carillon_tests::fleet::{T0, at, plugin, put_plugin};
 use carillon_tests::stores::Opened;
 
@@ -124,7 +126,67 @@ async fn the_newest_cases_of_a_version_are_kept_and_old_ones_go(t: Opened) {
     assert_eq!(t.store.cases("jinja", None, 100).await.unwrap().items.len(), 3);
 }
 
+async fn grants_belong_to_a_plugins_name(t: Opened) {
+    put_plugin(&*t.store, &plugin("acme", "1.0.0", PluginKind::Sender, "one")).await;
+    let before = t.store.revisions().await.unwrap().plugins;
+    let (all, some) = (
+        Grants::everything(),
+        Grants {
+            hosts: vec!["api.example.com".into()],
+            methods: vec!["POST".into()],
+            secrets: vec!["KEY".into()],
+            memory_bytes: Some(8 << 20),
+            call_ms: Some(50),
+            requests_per_second: Some(2.5),
+        },
+    );
+    assert!(t.store.grants().await.unwrap().is_empty());
+    assert!(!t.store.grant("nobody", &all, "ann", Granting::Replace, at(1)).await.unwrap(), "there is no such plugin");
+    assert_eq!(t.store.revisions().await.unwrap().plugins, before);
+    assert!(t.store.grant("acme", &all, "system", Granting::First, at(1)).await.unwrap());
+    assert!(!t.store.grant("acme", &some, "system", Granting::First, at(2)).await.unwrap(), "it was granted something");
+    let row = |grants: &Grants, n, by: &str| GrantsRow {
+        plugin: "acme".into(),
+        grants: grants.clone(),
+        granted_at: at(n),
+        granted_by: by.into(),
+    };
+    assert_eq!(t.store.grants().await.unwrap(), [row(&all, 1, "system")]);
+    assert!(t.store.grant("acme", &some, "ann", Granting::Replace, at(3)).await.unwrap());
+    assert_eq!(t.store.grants().await.unwrap(), [row(&some, 3, "ann")]);
+    assert_eq!(t.store.revisions().await.unwrap().plugins, before + 2, "servers are told");
+    // Another version changes nothing.
+    put_plugin(&*t.store, &plugin("acme", "2.0.0", PluginKind::Sender, "two")).await;
+    assert_eq!(t.store.grants().await.unwrap(), [row(&some, 3, "ann")]);
+}
+
+async fn secrets_come_back_as_they_were_sealed(t: Opened) {
+    let vault = Vault::parse(Some(&Vault::new_key())).unwrap();
+    let seal = |name: &str, value: &str, n| vault.seal(name, "api.example.com:8443", value, at(n)).unwrap();
+    let (first, second, other) = (seal("KEY", "hush", 1), seal("KEY", "hush-2", 2), seal("A", "a", 3));
+    let before = t.store.revisions().await.unwrap().secrets;
+    assert!(t.store.put_secret(&first).await.unwrap());
+    assert!(t.store.put_secret(&other).await.unwrap());
+    assert_eq!(t.store.secrets().await.unwrap(), [other.clone(), first.clone()], "by name");
+    assert!(!t.store.put_secret(&second).await.unwrap(), "there was one");
+    let found = t.store.secrets().await.unwrap();
+    assert_eq!(found, [other, second.clone()]);
+    assert_eq!(vault.open(&found[1]).unwrap(), "hush-2");
+    // Encrypted anew only as long as it is what was read.
+    let again = seal("KEY", "hush-2", 2);
+    assert!(!t.store.reseal_secret(&first, &again).await.unwrap());
+    assert!(t.store.reseal_secret(&second, &again).await.unwrap());
+    assert!(!t.store.reseal_secret(&second, &again).await.unwrap());
+    assert_eq!(t.store.secrets().await.unwrap()[1], again);
+    assert!(t.store.delete_secret("KEY").await.unwrap());
+    assert!(!t.store.delete_secret("KEY").await.unwrap());
+    assert_eq!(t.store.secrets().await.unwrap().len(), 1);
+    assert_eq!(t.store.revisions().await.unwrap().secrets, before + 5, "each change is told");
+}
+
 super::on_every_store!(
+    grants_belong_to_a_plugins_name,
+    secrets_come_back_as_they_were_sealed,
     the_newest_cases_of_a_version_are_kept_and_old_ones_go,
     a_version_is_stored_once,
     one_version_of_a_name_is_active,

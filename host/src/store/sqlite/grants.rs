@@ -1,0 +1,45 @@
+//! What plugins were granted.
+
+use super::*;
+
+pub(super) async fn grant(
+    lite: &Sqlite,
+    plugin: &str,
+    grants: &Grants,
+    actor: &str,
+    when: Granting,
+    now: Time,
+) -> Result<bool> {
+    let mut tx = lite.begin().await?;
+    let written = lite
+        .sql(
+            "INSERT INTO plugin_grants (name, grants, granted_at, granted_by)
+             SELECT name, $2, $3, $4 FROM plugins WHERE name = $1
+             ON CONFLICT (name) DO UPDATE
+                 SET grants = excluded.grants, granted_at = excluded.granted_at, granted_by = excluded.granted_by
+                 WHERE $5",
+        )
+        .bind(plugin)
+        .bind(rows::to_json(grants)?)
+        .bind(now.as_ms())
+        .bind(actor)
+        .bind(when == Granting::Replace)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected()
+        > 0;
+    if written {
+        lite.bump(&mut tx, "plugins").await?;
+    }
+    lite.commit(tx).await?;
+    Ok(written)
+}
+
+pub(super) async fn grants(lite: &Sqlite) -> Result<Vec<GrantsRow>> {
+    lite.rows("SELECT name, grants, granted_at, granted_by FROM plugin_grants ORDER BY name")
+        .fetch_all(&lite.readers)
+        .await?
+        .into_iter()
+        .map(rows::GrantsSql::read)
+        .collect()
+}
