@@ -2,7 +2,7 @@
 
 use common::contract::sending::{Answer, Outbound, Progress, Scope, Step};
 use common::contract::types::{Context, PluginError};
-use common::provider::{self, Configs, Configured, Reply, Settings, done, progress};
+use common::provider::{self, Configs, Configured, Reply, Settings, Usual as _, done, progress};
 
 use crate::answer::Seen;
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
