@@ -6,7 +6,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use crate::bindings::contract::carillon::plugin::sending::*;
-use crate::types::Device;
 
 /// The device's adapter settings. The outcome for one that has not what the provider wants: it cannot send anything.
 pub fn adapter<T: DeserializeOwned>(device: &Device) -> Result<T, Box<Outcome>> {
