@@ -36,21 +36,20 @@ impl Error {
     pub fn internal(why: impl fmt::Display) -> Self {
         Self::Internal(why.to_string())
     }
+
+    /// In the contract's words. (A `From` would leave `?` in doubt where those words are used without this type.)
+    pub(crate) fn told(self) -> PluginError {
+        match self {
+            Self::Config(why) => PluginError::InvalidConfig(why),
+            Self::Input(why) => PluginError::InvalidInput(why),
+            Self::Internal(why) => PluginError::Internal(why),
+        }
+    }
 }
 
 // `Error` is no `std::error::Error` itself: then this would be one conversion too many, as with other errors that take all.
 impl<E: std::error::Error> From<E> for Error {
     fn from(error: E) -> Self {
         Self::internal(error)
-    }
-}
-
-impl From<Error> for PluginError {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Config(why) => Self::InvalidConfig(why),
-            Error::Input(why) => Self::InvalidInput(why),
-            Error::Internal(why) => Self::Internal(why),
-        }
     }
 }

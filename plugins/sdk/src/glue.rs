@@ -47,8 +47,8 @@ fn read<P: Plugin>(config: &str) -> Result<P> {
     crate::parse::<P>("the configuration", config).map_err(Error::Config)?.checked()
 }
 
-fn of<P: Exported>(ctx: &Context) -> Result<(Rc<P>, Call)> {
-    let plugin = P::kept().with(|kept| kept.get(&ctx.config, read))?;
+fn of<P: Exported>(ctx: &Context) -> Result<(Rc<P>, Call), PluginError> {
+    let plugin = P::kept().with(|kept| kept.get(&ctx.config, read)).map_err(Error::told)?;
     Ok((plugin, Call { now_ms: ctx.now, random: ctx.random }))
 }
 
@@ -92,15 +92,15 @@ impl<P: Exported + Delay> delay::Guest for P {
     fn next_delay(ctx: Context, pace: Pace, state: String) -> Result<Next, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
         let mut kept = kept_state(&state);
-        let delay_ms = plugin.next_delay(&call, &pace, &mut kept)?;
-        Ok(Next { delay_ms, state: to_keep(&kept)? })
+        let delay_ms = plugin.next_delay(&call, &pace, &mut kept).map_err(Error::told)?;
+        Ok(Next { delay_ms, state: to_keep(&kept).map_err(Error::told)? })
     }
 }
 
 impl<P: Exported + Template> template::Guest for P {
     fn render(ctx: Context, jobs: Vec<Job>) -> Result<Vec<Result<Content, PluginError>>, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
-        Ok(jobs.into_iter().map(|job| plugin.render(&call, job).map_err(PluginError::from)).collect())
+        Ok(jobs.into_iter().map(|job| plugin.render(&call, job).map_err(Error::told)).collect())
     }
 
     fn variables(ctx: Context) -> Result<Vec<String>, PluginError> {
@@ -111,31 +111,31 @@ impl<P: Exported + Template> template::Guest for P {
 impl<P: Exported + Sender> sender::Guest for P {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
-        Ok(Sender::start(&*plugin, &call, message)?)
+        Sender::start(&*plugin, &call, message).map_err(Error::told)
     }
 
     fn resume(ctx: Context, state: String, answer: Answer) -> Result<Progress, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
-        Ok(Sender::resume(&*plugin, &call, state, answer)?)
+        Sender::resume(&*plugin, &call, state, answer).map_err(Error::told)
     }
 }
 
 impl<P: Exported + Lookup> lookup::Guest for P {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
-        Ok(Lookup::start(&*plugin, &call, message)?)
+        Lookup::start(&*plugin, &call, message).map_err(Error::told)
     }
 
     fn resume(ctx: Context, state: String, answer: Answer) -> Result<Progress, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
-        Ok(Lookup::resume(&*plugin, &call, state, answer)?)
+        Lookup::resume(&*plugin, &call, state, answer).map_err(Error::told)
     }
 }
 
 impl<P: Exported + Receipts> receipts::Guest for P {
     fn parse(ctx: Context, request: HttpArrival) -> Result<Parsed, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
-        Ok(plugin.parse(&call, request)?)
+        plugin.parse(&call, request).map_err(Error::told)
     }
 }
 
