@@ -44,7 +44,8 @@ api POST "/campaigns/$CAMPAIGN/launch"
 
 say "its next version, while the campaign runs"
 cp -r examples/plugins/rust-greeting/{.cargo,Cargo.toml,Cargo.lock,src} "$NEXT"
-sed -i.old -e 's/"1.0.0"/"1.1.0"/' -e 's/Hello {name}\./HELLO {name}!/' "$NEXT/src/lib.rs"
+sed -i.old -e 's/^version = "1.0.0"/version = "1.1.0"/' "$NEXT/Cargo.toml"
+sed -i.old -e 's/Hello {name}\./HELLO {name}!/' "$NEXT/src/lib.rs"
 (cd "$NEXT" && cargo build --release --quiet)
 api POST /plugins -H 'Content-Type: application/wasm' --data-binary @"$WASM"
 api POST /plugins/greeting/activate "${json[@]}" '{"version":"1.1.0"}'

@@ -34,7 +34,8 @@ fn build() -> Result<(), String> {
     let plugins = root.join("plugins");
     let out = PathBuf::from(variable("OUT_DIR")?);
 
-    for path in PLUGINS.iter().copied().chain([NEXT_JINJA, "common", "Cargo.toml", "Cargo.lock", ".cargo/config.toml"])
+    for path in
+        PLUGINS.iter().copied().chain([NEXT_JINJA, "common", "sdk", "Cargo.toml", "Cargo.lock", ".cargo/config.toml"])
     {
         println!("cargo::rerun-if-changed={}", plugins.join(path).display());
     }

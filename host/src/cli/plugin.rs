@@ -4,8 +4,10 @@
 mod cases;
 mod grants;
 mod new;
+mod reference;
 mod rollout;
 mod watch;
+mod wit;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ use crate::plugins::{Inspected, Plugin, PluginHost, PluginLimits, Refusal};
 pub enum Command {
     /// Make a folder with a new plugin in it, ready to be built.
     New(new::New),
+    /// Write the contract with plugins to a folder: as text, as a package for wkg and OCI registries, and to read.
+    Wit(wit::Wit),
     /// Check a component, or a core module with its types, as an upload would: world, imports, limits, description, calls with
     /// invented messages, and how long a call takes.
     Check(Check),
@@ -83,6 +87,7 @@ pub struct Push {
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::New(args) => new::run(&args),
+        Command::Wit(args) => wit::run(&args),
         Command::Check(args) => check(args).await,
         Command::Run(args) => cases::run(args).await,
         Command::Test(args) => cases::test(args).await,

@@ -1,15 +1,16 @@
-//! What senders of HTTP APIs have in common: settings, the request, how its answer is read, and what a status means when the
-//! provider's own codes say nothing.
+//! What senders of HTTP APIs have in common: settings, the request, and what a status means when the provider's own codes say
+//! nothing.
 
+pub use carillon_plugin::sending::{
+    Reply, accepted, adapter, delivered, done, down, failure, misfit, percent, progress, rejected, wait, word,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::contract::sending::{
-    Acceptance, Answer, Body, Failure, HttpRequest, Outage, Outcome, Pause, Progress, RecipientProblem, Rejection,
-    Round, Scope, Step,
-};
-use crate::contract::types::Device;
+use crate::Cache;
+use crate::contract::sending::{Body, HttpRequest, Outcome, Round, Scope, Step};
+use crate::contract::types::PluginError;
 
 /// The settings that the configuration of each of them has. What it has beside them is not looked at here.
 #[derive(Deserialize)]
@@ -31,6 +32,25 @@ pub struct Settings {
 const fn timeout() -> f64 {
     15_000.0
 }
+
+/// What a campaign says to a sender: the settings that each of them has and, in the same JSON object, what is its own.
+pub struct Configured<C> {
+    /// Those that each has.
+    pub settings: Settings,
+    /// What is the sender's own.
+    pub config: C,
+}
+
+impl<C: DeserializeOwned> Configured<C> {
+    /// Reads both; neither minds what is the other's.
+    pub fn read(text: &str) -> Result<Self, PluginError> {
+        let read = || Ok(Self { settings: crate::parse(text)?, config: crate::parse(text)? });
+        read().map_err(PluginError::InvalidConfig)
+    }
+}
+
+/// What campaigns say, each read once.
+pub type Configs<C> = Cache<Configured<C>>;
 
 /// What a server error proves.
 #[derive(Deserialize, Clone, Copy, Default, PartialEq)]
@@ -70,16 +90,6 @@ impl Settings {
     }
 }
 
-/// The device's adapter settings. The outcome for one that has not what the provider wants: it cannot send anything.
-pub fn adapter<T: DeserializeOwned>(device: &Device) -> Result<T, Box<Outcome>> {
-    serde_json::from_str(&device.adapter).map_err(|e| Box::new(misfit(&e.to_string())))
-}
-
-/// A device cannot send with the settings that it has.
-pub fn misfit(why: &str) -> Outcome {
-    down(None, failure("adapter", format!("the device's adapter settings do not fit: {why}")))
-}
-
 /// A request, and nothing to remember until its answer comes.
 pub fn request(
     method: &str,
@@ -100,136 +110,17 @@ pub fn request(
     Step::Request(Round { request, state: String::new() })
 }
 
-/// A step, and the account as it was.
-pub const fn progress(step: Step) -> Progress {
-    Progress { step, account_state: None }
-}
-
-/// The end of a send or a look-up.
-pub const fn done(outcome: Outcome) -> Progress {
-    progress(Step::Done(outcome))
-}
-
-/// Why something did not work.
-pub fn failure(code: impl Into<String>, detail: impl Into<String>) -> Failure {
-    Failure { code: code.into(), detail: detail.into(), attributes: Vec::new() }
-}
-
-/// The provider has it.
-pub const fn accepted(provider_id: String) -> Outcome {
-    Outcome::Accepted(Acceptance { provider_id, attributes: Vec::new() })
-}
-
-/// The recipient has it.
-pub const fn delivered(provider_id: String) -> Outcome {
-    Outcome::Delivered(Acceptance { provider_id, attributes: Vec::new() })
-}
-
-/// Final for this recipient.
-pub const fn rejected(problem: RecipientProblem, reason: Failure) -> Outcome {
-    Outcome::RecipientPermanent(Rejection { problem, reason })
-}
-
-/// The device sends nothing for now.
-pub const fn down(retry_ms: Option<f64>, reason: Failure) -> Outcome {
-    Outcome::DeviceDown(Outage { retry_ms, reason })
-}
-
-/// The provider asks to wait.
-pub const fn wait(scope: Scope, delay_ms: f64, reason: Failure) -> Outcome {
-    Outcome::RetryAfter(Pause { scope, delay_ms, reason })
-}
-
-/// A whole answer.
-pub struct Reply {
-    /// Its status.
-    pub status: u32,
-    headers: Vec<(String, String)>,
-    /// Its body, where it is JSON.
-    pub json: Option<Value>,
-    now_ms: f64,
-}
-
-impl Reply {
-    /// The answer to a send; without a whole one, the send's outcome.
-    pub fn to_send(answer: Answer, now_ms: f64) -> Result<Self, Box<Outcome>> {
-        Self::read(answer, now_ms, |why| Outcome::Transient(failure("not-sent", why)), "unanswered")
-    }
-
-    /// The answer to a look-up; without a whole one nothing is known.
-    pub fn to_lookup(answer: Answer, now_ms: f64) -> Result<Self, Box<Outcome>> {
-        let not_sent = |why| Outcome::Unknown(failure("lookup-not-sent", why));
-        Self::read(answer, now_ms, not_sent, "lookup-unanswered")
-    }
-
-    fn read(
-        answer: Answer,
-        now_ms: f64,
-        not_sent: impl FnOnce(String) -> Outcome,
-        unanswered: &str,
-    ) -> Result<Self, Box<Outcome>> {
-        let response = match answer {
-            Answer::NotSent(why) => return Err(Box::new(not_sent(why))),
-            Answer::Unanswered(why) => return Err(Box::new(Outcome::Unknown(failure(unanswered, why)))),
-            Answer::Response(response) => response,
-        };
-        let json = match &response.body {
-            Body::Empty => None,
-            Body::Text(text) => serde_json::from_str(text).ok(),
-            Body::Bytes(bytes) => serde_json::from_slice(bytes).ok(),
-        };
-        Ok(Self { status: response.status, headers: response.headers, json, now_ms })
-    }
-
-    /// The header of this name.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
-    }
-
-    /// How long `Retry-After` asks to wait: seconds or an HTTP date. Nonsense is no wish: an answer that is not finite would be
-    /// the plugin's fault, and the message's outcome unknown.
-    pub fn retry_after_ms(&self) -> Option<f64> {
-        let value = self.header("retry-after")?;
-        let ms = value.parse::<f64>().ok().map(|seconds| seconds * 1000.0);
-        let ms = ms.or_else(|| http_date_ms(value).map(|at| at - self.now_ms))?;
-        ms.is_finite().then_some(ms.max(0.0))
-    }
-
-    /// The value at a JSON Pointer.
-    pub fn at(&self, pointer: &str) -> Option<&Value> {
-        self.json.as_ref().and_then(|json| json.pointer(pointer))
-    }
-
-    /// The text at a JSON Pointer; empty when there is none.
-    pub fn text(&self, pointer: &str) -> &str {
-        self.at(pointer).and_then(Value::as_str).unwrap_or_default()
-    }
-
-    /// The milliseconds of a number of seconds at a JSON Pointer, when it is one that can be waited for.
-    pub fn seconds_as_ms(&self, pointer: &str) -> Option<f64> {
-        self.at(pointer)
-            .and_then(Value::as_f64)
-            .map(|seconds| seconds * 1000.0)
-            .filter(|ms| ms.is_finite() && *ms >= 0.0)
-    }
-
-    /// The text or number at a JSON Pointer, as a provider's id; empty when there is neither.
-    pub fn id(&self, pointer: &str) -> String {
-        self.at(pointer).and_then(word).unwrap_or_default()
-    }
-
-    /// Why, with the status.
-    pub fn said(&self, what: &str) -> Failure {
-        failure(format!("http-{}", self.status), format!("the provider answered {}: {what}", self.status))
-    }
-
-    /// The same wait for whoever it concerns, as long as the provider says in a header, or as long as is usual.
-    pub fn wait(&self, scope: Scope, usual_ms: f64, reason: Failure) -> Outcome {
-        wait(scope, self.retry_after_ms().unwrap_or(usual_ms), reason)
-    }
-
+/// What answers mean that say nothing of the provider's own.
+pub trait Usual {
     /// What a status means when nothing in the answer says it better. `scope` is whom a 429 makes wait.
-    pub fn usual(&self, settings: &Settings, scope: Scope) -> Outcome {
+    fn usual(&self, settings: &Settings, scope: Scope) -> Outcome;
+
+    /// What an error on the provider's side means.
+    fn server_error(&self, settings: &Settings) -> Outcome;
+}
+
+impl Usual for Reply {
+    fn usual(&self, settings: &Settings, scope: Scope) -> Outcome {
         match self.status {
             200..=299 => Outcome::Unknown(self.said("but not what this provider answers; is the URL right?")),
             429 => self.wait(scope, settings.bare_wait_ms(), self.said("too many requests")),
@@ -245,58 +136,12 @@ impl Reply {
         }
     }
 
-    /// What an error on the provider's side means.
-    pub fn server_error(&self, settings: &Settings) -> Outcome {
+    fn server_error(&self, settings: &Settings) -> Outcome {
         match settings.on_5xx {
             On5xx::Transient => Outcome::Transient(self.said("a server error")),
             On5xx::Unknown => Outcome::Unknown(self.said("a server error; it may have been sent")),
         }
     }
-}
-
-/// A text, or a number as text.
-pub fn word(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-/// The milliseconds of an HTTP date in its preferred form: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date_ms(text: &str) -> Option<f64> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (_, rest) = text.split_once(", ")?;
-    let mut parts = rest.split(' ');
-    let day: i64 = parts.next()?.parse().ok().filter(|d| (1..=31).contains(d))?;
-    let month = parts.next()?;
-    let month = i64::try_from(MONTHS.iter().position(|m| *m == month)?).ok()? + 1;
-    let year: i64 = parts.next()?.parse().ok().filter(|y| (1970..=9999).contains(y))?;
-    let mut time = parts.next()?.split(':').map(|n| n.parse::<u32>().ok());
-    let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-    if parts.next()? != "GMT" || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Days since 1970-01-01 in the Gregorian calendar (years that begin in March).
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days =
-        y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468;
-    Some((days * 86_400 + i64::from(hour * 3600 + minute * 60 + second)) as f64 * 1000.0)
-}
-
-/// Percent-encodes everything but what RFC 3986 reserves for nothing. A placeholder does not survive it.
-pub fn percent(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
-            out.push('%');
-            out.extend([byte >> 4, byte & 15].iter().filter_map(|n| HEX.get(usize::from(*n))));
-        }
-    }
-    out
 }
 
 /// The longest excerpt, in bytes.
@@ -319,29 +164,6 @@ pub fn excerpt(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn reply(headers: &[(&str, &str)]) -> Reply {
-        let headers = headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
-        Reply { status: 429, headers, json: None, now_ms: 1_796_115_600_000.0 }
-    }
-
-    #[test]
-    fn what_cannot_be_waited_for_is_no_wish() {
-        for (value, ms) in [
-            ("7", Some(7000.0)),
-            (" 1.5 ", Some(1500.0)),
-            ("-3", Some(0.0)),
-            ("Tue, 01 Dec 2026 09:02:00 GMT", Some(120_000.0)),
-            ("Mon, 30 Nov 2026 09:00:00 GMT", Some(0.0)),
-            ("NaN", None),
-            ("1e999", None),
-            ("soon", None),
-            ("Tue, 32 Dec 2026 09:02:00 GMT", None),
-        ] {
-            assert_eq!(reply(&[("Retry-After", value)]).retry_after_ms(), ms, "{value}");
-        }
-        assert_eq!(reply(&[]).retry_after_ms(), None);
-    }
 
     #[test]
     fn an_excerpt_has_no_quotation_number_or_address() {
@@ -378,7 +200,16 @@ mod tests {
     }
 
     #[test]
-    fn no_placeholder_survives_in_a_url() {
-        assert_eq!(percent("{{secret:A}}/ü~"), "%7B%7Bsecret%3AA%7D%7D%2F%C3%BC~");
+    fn settings_and_configuration_are_read_from_one_text() {
+        #[derive(Deserialize)]
+        struct Own {
+            mode: String,
+        }
+        let read = Configured::<Own>::read(r#"{"timeout_ms":5000,"mode":"local"}"#).ok().unwrap();
+        assert_eq!((read.settings.timeout_ms, read.config.mode.as_str()), (5000.0, "local"));
+        for (bad, named) in [(r#"{"timeout_ms":5000}"#, "mode"), (r#"{"timeout_ms":"5 s","mode":"local"}"#, "5 s")] {
+            let Err(PluginError::InvalidConfig(why)) = Configured::<Own>::read(bad) else { panic!("{bad}") };
+            assert!(why.starts_with("the configuration cannot be read: ") && why.contains(named), "{why}");
+        }
     }
 }

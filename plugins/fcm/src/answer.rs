@@ -1,7 +1,7 @@
 //! What FCM's answers mean: by FCM's own error code, then by Google's, then by the status.
 
 use common::contract::sending::{Outcome, RecipientProblem, Scope};
-use common::provider::{self, Reply, Settings, excerpt, failure, rejected};
+use common::provider::{self, Reply, Settings, Usual as _, excerpt, failure, rejected};
 use serde_json::Value;
 
 /// The outcome of a send.

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::Random;
+use carillon_plugin::{Content, Error as Fault, Job, Media, Random, Result};
 use minijinja::value::{Object, Rest, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 use serde::Deserialize;
 
-use crate::bindings::carillon::plugin::types::{Content, Media, PluginError};
-use crate::bindings::exports::carillon::plugin::template::Job;
 #[cfg(feature = "greetings")]
 use crate::greeting;
 
@@ -45,6 +43,8 @@ enum Undefined {
 }
 
 /// A configuration with its templates compiled.
+#[derive(Deserialize)]
+#[serde(try_from = "Config")]
 pub struct Compiled {
     env: Environment<'static>,
     base: Parts,
@@ -64,10 +64,10 @@ struct Parts {
 /// What templates see besides the audience's columns; columns with these names are reached through `vars`.
 const RESERVED: [&str; 5] = ["recipient", "device", "message", "vars", "random"];
 
-impl Compiled {
-    /// Reads a configuration.
-    pub fn read(config: &str) -> Result<Self, PluginError> {
-        let config: Config = common::parse(config).map_err(PluginError::InvalidConfig)?;
+impl TryFrom<Config> for Compiled {
+    type Error = String;
+
+    fn try_from(config: Config) -> Result<Self, String> {
         let mut env = Environment::new();
         env.set_auto_escape_callback(|_| AutoEscape::None);
         // The stack of an instance is small.
@@ -84,7 +84,9 @@ impl Compiled {
         }
         Ok(Self { env, base, locales, undefined: config.undefined })
     }
+}
 
+impl Compiled {
     fn variant(&self, locale: Option<&str>) -> &Parts {
         let Some(locale) = locale else { return &self.base };
         let mut tag = locale.to_ascii_lowercase().replace('_', "-");
@@ -100,7 +102,7 @@ impl Compiled {
     }
 
     /// The message of a job.
-    pub fn render(&self, job: Job) -> Result<Content, PluginError> {
+    pub fn message(&self, job: Job) -> Result<Content> {
         let parts = self.variant(job.recipient.locale.as_deref());
         let ctx = Value::from_object(Root(job));
         let subject = parts.subject.as_ref().or(self.base.subject.as_ref());
@@ -112,29 +114,27 @@ impl Compiled {
                 .into_iter()
                 .flatten()
                 .map(|(kind, name)| Ok(Media { kind: kind.clone(), url: self.part(name, &ctx)? }))
-                .collect::<Result<_, PluginError>>()?,
+                .collect::<Result<_>>()?,
             attributes: Vec::new(),
         })
     }
 
-    fn part(&self, name: &str, ctx: &Value) -> Result<String, PluginError> {
-        let template = self.env.get_template(name).map_err(|e| PluginError::Internal(e.to_string()))?;
+    fn part(&self, name: &str, ctx: &Value) -> Result<String> {
+        let template = self.env.get_template(name).map_err(Fault::internal)?;
         template.render(ctx).map_err(|error| {
             let line = error.line().unwrap_or(0);
             if error.kind() == ErrorKind::UndefinedError && self.undefined == Undefined::Error {
                 let missing = missing(template.undeclared_variables(true), ctx);
                 let missing = missing.as_deref().unwrap_or("a value");
-                return PluginError::InvalidInput(format!(
-                    "{name}, line {line}: {missing} is not defined for this recipient"
-                ));
+                return Fault::Input(format!("{name}, line {line}: {missing} is not defined for this recipient"));
             }
             // The error's detail may quote a value, so only its kind is told.
-            PluginError::InvalidInput(format!("{name}, line {line}: {}", error.kind()))
+            Fault::Input(format!("{name}, line {line}: {}", error.kind()))
         })
     }
 
     /// The audience's columns that any of the templates uses.
-    pub fn variables(&self) -> Vec<String> {
+    pub fn columns(&self) -> Vec<String> {
         let known: BTreeSet<&str> = self.env.globals().map(|(name, _)| name).chain(RESERVED).collect();
         let mut used = BTreeSet::new();
         for (_, template) in self.env.templates() {
@@ -150,13 +150,13 @@ impl Compiled {
     }
 }
 
-fn add(env: &mut Environment<'static>, prefix: &str, texts: Texts) -> Result<Parts, PluginError> {
+fn add(env: &mut Environment<'static>, prefix: &str, texts: Texts) -> Result<Parts, String> {
     let mut template = |name: String, source: String| match env.add_template_owned(name.clone(), source) {
         Ok(()) => Ok(name),
         Err(error) => {
             let line = error.line().unwrap_or(1);
             let detail = error.detail().map(str::to_owned).unwrap_or_else(|| error.kind().to_string());
-            Err(PluginError::InvalidConfig(format!("{name}, line {line}: {detail}")))
+            Err(format!("{name}, line {line}: {detail}"))
         }
     };
     Ok(Parts {
@@ -169,7 +169,7 @@ fn add(env: &mut Environment<'static>, prefix: &str, texts: Texts) -> Result<Par
                     .into_iter()
                     .enumerate()
                     .map(|(n, media)| Ok((media.kind, template(format!("{prefix}media[{n}].url"), media.url)?)))
-                    .collect::<Result<_, PluginError>>()
+                    .collect::<Result<_, String>>()
             })
             .transpose()?,
     })

@@ -1,7 +1,7 @@
 //! What the Bot API's answers mean. Its errors have no codes of their own: their descriptions tell them apart.
 
 use common::contract::sending::{Outcome, RecipientProblem, Scope};
-use common::provider::{self, Reply, Settings, excerpt, failure, rejected};
+use common::provider::{self, Reply, Settings, Usual as _, excerpt, failure, rejected};
 
 /// What becomes of a recipient of whom Telegram says this, our word for it, and what it means.
 struct Told {

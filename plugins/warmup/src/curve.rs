@@ -7,7 +7,7 @@ const DAY_MS: f64 = 24.0 * HOUR_MS;
 
 /// The configuration.
 #[derive(Deserialize)]
-pub struct Config {
+pub struct Curve {
     /// Messages on the first day.
     pub start_per_day: f64,
     /// Messages a day from the end of the ramp on.
@@ -44,22 +44,22 @@ const fn day() -> f64 {
     DAY_MS
 }
 
-impl Config {
-    /// The configuration, when its parts fit each other; else what does not.
-    pub fn checked(self) -> Result<Self, String> {
+impl Curve {
+    /// What of it does not fit the rest.
+    pub fn misfit(&self) -> Option<&'static str> {
         if !(1.0 <= self.start_per_day && self.start_per_day <= self.full_per_day && self.full_per_day.is_finite()) {
-            return Err("start_per_day must be 1 or more and not greater than full_per_day".into());
+            return Some("start_per_day must be 1 or more and not greater than full_per_day");
         }
         if !(0.0 <= self.min_ms && self.min_ms <= self.max_ms && self.max_ms.is_finite()) {
-            return Err("min_ms must be 0 or more and not greater than max_ms".into());
+            return Some("min_ms must be 0 or more and not greater than max_ms");
         }
         if !(self.ramp_days >= 0.0 && self.active_hours > 0.0 && self.active_hours <= 24.0) {
-            return Err("ramp_days must be 0 or more, and active_hours more than 0 and at most 24".into());
+            return Some("ramp_days must be 0 or more, and active_hours more than 0 and at most 24");
         }
         if !(0.0..=1.0).contains(&self.jitter) {
-            return Err("jitter must be from 0 to 1".into());
+            return Some("jitter must be from 0 to 1");
         }
-        Ok(self)
+        None
     }
 
     /// How many messages a device may send on a day of its life, from 0: each day by the same share more than the day before.
@@ -95,16 +95,16 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> Config {
-        serde_json::from_str::<Config>(text).unwrap().checked().unwrap()
+    fn config(text: &str) -> Curve {
+        serde_json::from_str(text).unwrap()
     }
 
     /// How many messages a device that never runs out of them sends on each of its days.
-    fn sent(config: &Config, days: u32) -> Vec<u32> {
+    fn sent(config: &Curve, days: u32) -> Vec<u32> {
         // It starts at noon: the days are the calendar's, as the host counts them.
         let mut now = DAY_MS / 2.0;
         let mut per_day = vec![0];
-        let mut random = common::Random::new(7);
+        let mut random = carillon_plugin::Random::new(7);
         while now < f64::from(days) * DAY_MS {
             let day = (now / DAY_MS) as usize;
             per_day.resize(day + 1, 0);
@@ -165,7 +165,7 @@ mod tests {
             (r#"{"start_per_day": 1, "full_per_day": 10, "ramp_days": 1, "active_hours": 0}"#, "active_hours"),
             (r#"{"start_per_day": 1, "full_per_day": 10, "ramp_days": 1, "jitter": 2}"#, "jitter"),
         ] {
-            let why = serde_json::from_str::<Config>(bad).unwrap().checked().err().unwrap();
+            let why = serde_json::from_str::<Curve>(bad).unwrap().misfit().unwrap();
             assert!(why.contains(named), "{why}");
         }
     }

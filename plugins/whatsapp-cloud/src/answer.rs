@@ -1,7 +1,7 @@
 //! What the Cloud API's answers mean: by the error's code, as its documentation advises, then by the status.
 
 use common::contract::sending::{Failure, Outcome, RecipientProblem, Scope};
-use common::provider::{self, Reply, Settings, down, failure, rejected};
+use common::provider::{self, Reply, Settings, Usual as _, down, failure, rejected};
 use serde_json::Value;
 
 /// How long a number waits that is not ready to send: somebody has to see to it.

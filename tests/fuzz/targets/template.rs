@@ -1,20 +1,16 @@
 //! The plugin `jinja`, compiled for this machine so that the fuzzer sees its inside.
 #![no_main]
 
-use bindings::carillon::plugin::types::{Device, MessageRef, Recipient};
-use bindings::exports::carillon::plugin::template::Job;
+use carillon_plugin::{Device, Job, MessageRef, Recipient};
 use template::Compiled;
 
-mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "message-template" });
-}
 #[path = "../../../plugins/jinja/src/template.rs"]
 mod template;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     for config in carillon_tests::strangers::template_configs(data) {
-        let Ok(compiled) = Compiled::read(&config) else { continue };
-        compiled.variables();
+        let Ok(compiled) = carillon_plugin::parse::<Compiled>("it", &config) else { continue };
+        compiled.columns();
         let message = MessageRef { id: "1".into(), campaign: "c-1".into(), sequence_step: None, attempt: 2 };
         let recipient = Recipient {
             address: "+39055123".into(),
@@ -23,6 +19,6 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             variables: vec![("name".into(), "Ada".into()), ("city".into(), "Prato".into())],
         };
         let device = Device { id: "d".into(), channel: "sms".into(), adapter: "{}".into(), attributes: Vec::new() };
-        let _faults_are_fine = compiled.render(Job { message, recipient, device, random: 7 });
+        let _faults_are_fine = compiled.message(Job { message, recipient, device, random: 7 });
     }
 });

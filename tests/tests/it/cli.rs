@@ -54,6 +54,8 @@ fn bad_input_exits_2_with_one_line_that_names_it() {
         (vec!["plugin", "new", "My plugin", "--lang", "js", "--kind", "delay"], "My plugin: a plugin's name"),
         (vec!["plugin", "new", ".", "--lang", "js", "--kind", "delay"], ".: a plugin's name"),
         (vec!["plugin", "new", "taken", "--lang", "js", "--kind", "delay"], "taken is there already"),
+        (vec!["plugin", "wit", "--out", "."], "--out: . is not empty"),
+        (vec!["plugin", "wit", "--out", "taken"], "--out: taken"),
         (vec!["token", "list", "--data", "/does/not/exist"], "--data"),
     ] {
         let (code, stdout, stderr) = run(carillon().current_dir(folder.path()).args(&args));
@@ -202,6 +204,59 @@ async fn unknown_outcomes_are_listed_and_resolved() {
     assert_eq!((code, stdout.trim()), (Some(0), "0 resolved as failed, 3 unknown still"), "{stderr}");
     let (code, stdout, stderr) = cli(&many);
     assert_eq!((code, stdout.trim()), (Some(0), "3 resolved as failed, 0 unknown still"), "{stderr}");
+}
+
+#[test]
+fn the_contract_is_an_oci_layout_that_holds_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("contract");
+    let (code, stdout, stderr) = run(carillon().args(["plugin", "wit", "--out"]).arg(&out));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.starts_with("carillon:plugin@1.0.0 is in "), "{stdout}");
+    let read = |path: &str| std::fs::read(out.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");
+    // A blob is what its descriptor says: so long, and with this digest.
+    let blob = |descriptor: &Value, media: &str| {
+        assert_eq!(descriptor["mediaType"], json!(media), "{descriptor}");
+        let digest = descriptor["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:")).expect("sha256");
+        let bytes = read(&format!("oci/blobs/sha256/{digest}"));
+        assert_eq!((&json!(bytes.len()), digest), (&descriptor["size"], sha256(&bytes).as_str()), "{descriptor}");
+        bytes
+    };
+    assert_eq!(json(&read("oci/oci-layout")), json!({"imageLayoutVersion": "1.0.0"}));
+    let index = json(&read("oci/index.json"));
+    assert_eq!((&index["schemaVersion"], index["manifests"].as_array().map(Vec::len)), (&json!(2), Some(1)));
+    let tagged = &index["manifests"][0];
+    assert_eq!(tagged["annotations"]["org.opencontainers.image.ref.name"], json!("1.0.0"));
+    let manifest = json(&blob(tagged, "application/vnd.oci.image.manifest.v1+json"));
+    let config = json(&blob(&manifest["config"], "application/vnd.wasm.config.v0+json"));
+    let layer = blob(&manifest["layers"][0], "application/wasm");
+    assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
+    assert_eq!((&config["architecture"], &config["os"]), (&json!("wasm"), &json!("wasip2")));
+    assert_eq!(config["layerDigests"], json!([manifest["layers"][0]["digest"]]));
+    // The layer is the package, and the same as in the text.
+    let package = |decoded: wit_parser::decoding::DecodedWasm| {
+        let id = decoded.package();
+        let package = &decoded.resolve().packages[id];
+        let names = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
+        let name = package.name.to_string();
+        (name, names(package.interfaces.keys().collect()), names(package.worlds.keys().collect()))
+    };
+    let found = package(wit_parser::decoding::decode(&layer).expect("a package"));
+    let mut resolve = wit_parser::Resolve::default();
+    let (id, _) = resolve.push_path(out.join("wit")).expect("the text");
+    let wanted = package(wit_parser::decoding::DecodedWasm::WitPackage(resolve, id));
+    assert_eq!(found, wanted);
+    assert_eq!(found.0, "carillon:plugin@1.0.0");
+    let exports = found.1.iter().map(|name| format!("carillon:plugin/{name}@1.0.0")).collect::<Vec<_>>();
+    assert_eq!(config["component"]["exports"], json!(exports));
+    assert!(read("registry/carillon/plugin/1.0.0.wasm") == layer);
+    assert!(read("REFERENCE.md") == std::fs::read(root().join("plugins/REFERENCE.md")).expect("the reference"));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    hex::encode(sha2::Sha256::digest(bytes))
 }
 
 #[test]

@@ -1,42 +1,24 @@
 //! A message template: greets by name.
 
-wit_bindgen::generate!({ path: "../../../wit", world: "message-template" });
+use carillon_plugin::{Call, Content, Error, Job, Plugin, Result, Template};
 
-use carillon::plugin::types::{Content, Context, PluginError};
-use exports::carillon::plugin::{describe, template};
+#[derive(serde::Deserialize)]
+struct Greeting {}
 
-struct Greeting;
+impl Plugin for Greeting {
+    const NAME: Option<&str> = Some("greeting");
+}
 
-impl describe::Guest for Greeting {
-    fn get() -> describe::Info {
-        describe::Info {
-            name: "greeting".into(),
-            version: "1.0.0".into(),
-            summary: "Greets by name.".into(),
-            config_schema: r#"{"type":"object"}"#.into(),
-            adapter_schema: String::new(),
-            hosts: vec![],
-            secrets: vec![],
-            capabilities: vec![],
-        }
+impl Template for Greeting {
+    /// One recipient's message. Without a name this message fails, and only this one.
+    fn render(&self, _: &Call, job: Job) -> Result<Content> {
+        let name = job.recipient.variable("name").ok_or_else(|| Error::input("the audience has no column \"name\""))?;
+        Ok(format!("Hello {name}.").into())
+    }
+
+    fn variables(&self) -> Vec<String> {
+        vec!["name".into()]
     }
 }
 
-impl template::Guest for Greeting {
-    fn render(_ctx: Context, jobs: Vec<template::Job>) -> Result<Vec<Result<Content, PluginError>>, PluginError> {
-        Ok(jobs.into_iter().map(|job| greet(&job.recipient.variables)).collect())
-    }
-
-    fn variables(_ctx: Context) -> Result<Vec<String>, PluginError> {
-        Ok(vec!["name".into()])
-    }
-}
-
-/// One recipient's message. Without a name this message fails, and only this one.
-fn greet(variables: &[(String, String)]) -> Result<Content, PluginError> {
-    let name = variables.iter().find(|(column, _)| column == "name").map(|(_, value)| value);
-    let name = name.ok_or_else(|| PluginError::InvalidInput("the audience has no column \"name\"".into()))?;
-    Ok(Content { text: format!("Hello {name}."), subject: None, media: vec![], attributes: vec![] })
-}
-
-export!(Greeting);
+carillon_plugin::export!(Greeting: Template);

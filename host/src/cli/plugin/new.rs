@@ -9,9 +9,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 
 use super::super::bad_input;
-
-/// The contract.
-const WIT: &str = include_str!("../../../../wit/plugin.wit");
+use super::wit::WIT;
 
 /// What building leaves behind.
 const GITIGNORE: &str = "/build\n/target\nnode_modules\n__pycache__\n";
@@ -77,6 +75,26 @@ const EXAMPLES: &[(&str, &str)] = examples!(
     "tool/Cargo.toml"
     "tool/src/main.rs"
     "tool/src/preview1.wat"
+);
+
+macro_rules! sdk {
+    ($($path:literal)*) => {
+        &[$(($path, include_str!(concat!("../../../../plugins/sdk/", $path)))),*]
+    };
+}
+
+/// The crate that plugins in Rust stand on: a new one has it beside itself, so that it needs this program and crates.io only, and
+/// is built in years as it is today.
+const SDK: &[(&str, &str)] = sdk!(
+    "Cargo.toml"
+    "src/bindings.rs"
+    "src/cache.rs"
+    "src/error.rs"
+    "src/glue.rs"
+    "src/heap.rs"
+    "src/lib.rs"
+    "src/random.rs"
+    "src/sending.rs"
 );
 
 /// What is made.
@@ -194,8 +212,11 @@ fn files(name: &str, lang: Language, kind: Kind) -> Vec<(String, String)> {
     let others: Vec<String> = other_kinds.map(|other| format!("{}/", other.folder())).collect();
     let example = format!("{lang_folder}-{kind_folder}");
     let needs_tool = matches!(lang, Language::C | Language::Go);
-    let mut files =
-        vec![("wit/plugin.wit".to_owned(), WIT.to_owned()), (".gitignore".to_owned(), GITIGNORE.to_owned())];
+    let contract = if lang == Language::Rust { "sdk/wit/plugin.wit" } else { "wit/plugin.wit" };
+    let mut files = vec![(contract.to_owned(), WIT.to_owned()), (".gitignore".to_owned(), GITIGNORE.to_owned())];
+    if lang == Language::Rust {
+        files.extend(SDK.iter().map(|(path, text)| (format!("sdk/{path}"), (*text).to_owned())));
+    }
     for (path, text) in EXAMPLES {
         let of_language = path.strip_prefix(lang_folder).and_then(|path| path.strip_prefix('/'));
         let path = match of_language {
@@ -208,7 +229,8 @@ fn files(name: &str, lang: Language, kind: Kind) -> Vec<(String, String)> {
         };
         let Some(path) = path else { continue };
         let text = text.replace(&example, name).replace(&example.replace('-', "_"), &name.replace('-', "_"));
-        files.push((path.to_owned(), text.replace("../../../../wit", "wit")));
+        let text = text.replace("../../../../wit", "wit").replace("../../../../plugins/sdk", "sdk");
+        files.push((path.to_owned(), text));
     }
     files
 }
@@ -259,13 +281,24 @@ mod tests {
     }
 
     #[test]
+    fn every_file_of_the_sdk_is_in_the_program() {
+        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/sdk");
+        let mut paths = vec![sdk.join("Cargo.toml")];
+        found(&sdk.join("src"), &mut paths);
+        let mut paths: Vec<_> = paths.iter().map(|path| path.strip_prefix(&sdk).unwrap().to_str().unwrap()).collect();
+        paths.sort_unstable();
+        let known: Vec<_> = SDK.iter().map(|(path, _)| *path).collect();
+        assert_eq!(paths, known);
+    }
+
+    #[test]
     fn a_new_plugin_has_its_name_and_nothing_of_other_kinds() {
         for lang in [Language::Rust, Language::Js, Language::Python, Language::C, Language::Go] {
             for kind in Kind::ALL {
                 let files = files("my-own", lang, kind);
                 let name = |text: &str| text.contains("\"my-own\"");
                 assert!(files.iter().any(|(_, text)| name(text)), "{lang:?} {kind:?} is not named");
-                for (path, text) in &files {
+                for (path, text) in files.iter().filter(|(path, _)| !path.starts_with("sdk/")) {
                     let other = Kind::ALL.into_iter().find(|other| *other != kind && path.contains(other.folder()));
                     assert_eq!(other, None, "{lang:?} {kind:?}: {path}");
                     let example = format!("{}-{}", lang.folder(), kind.folder());

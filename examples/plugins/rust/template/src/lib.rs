@@ -1,111 +1,95 @@
 //! A message template: a text in which `{name}` stands for the recipient's value in the audience's column `name`.
 
-wit_bindgen::generate!({ path: "../../../../wit", world: "message-template" });
-
 use std::collections::HashMap;
 
-use carillon::plugin::types::{Content, Context, PluginError};
-use exports::carillon::plugin::{describe, template};
+use carillon_plugin::{Call, Content, Error, Job, Plugin, Result, Template};
 use serde::Deserialize;
 
+/// The configuration, as `config.schema.json` describes it.
 #[derive(Deserialize)]
-struct Config {
+struct Written {
     text: String,
     subject: Option<String>,
     #[serde(default)]
     defaults: HashMap<String, String>,
 }
 
-impl Config {
-    fn read(text: &str) -> Result<Self, PluginError> {
-        serde_json::from_str(text).map_err(|e| PluginError::InvalidConfig(e.to_string()))
-    }
-}
-
-struct Plugin;
-
-impl describe::Guest for Plugin {
-    fn get() -> describe::Info {
-        describe::Info {
-            name: env!("CARGO_PKG_NAME").into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary: "A text with the recipient's values in it.".into(),
-            config_schema: include_str!("config.schema.json").into(),
-            adapter_schema: String::new(),
-            hosts: vec![],
-            secrets: vec![],
-            capabilities: vec![],
-        }
-    }
-}
-
-impl template::Guest for Plugin {
-    fn render(ctx: Context, jobs: Vec<template::Job>) -> Result<Vec<Result<Content, PluginError>>, PluginError> {
-        let config = Config::read(&ctx.config)?;
-        let text = pieces(&config.text)?;
-        let subject = config.subject.as_deref().map(pieces).transpose()?;
-        // One answer for each job: a recipient without a value fails alone.
-        let answers = jobs.iter().map(|job| {
-            let fill = |pieces: &Vec<Piece>| fill(pieces, &job.recipient.variables, &config.defaults);
-            let subject = subject.as_ref().map(fill).transpose()?;
-            Ok(Content { text: fill(&text)?, subject, media: vec![], attributes: vec![] })
-        });
-        Ok(answers.collect())
-    }
-
-    fn variables(ctx: Context) -> Result<Vec<String>, PluginError> {
-        let config = Config::read(&ctx.config)?;
-        let mut names = vec![];
-        for text in [Some(config.text), config.subject].iter().flatten() {
-            for piece in pieces(text)? {
-                if let Piece::Name(name) = piece
-                    && !names.iter().any(|known| known == name)
-                {
-                    names.push(name.to_owned());
-                }
-            }
-        }
-        Ok(names)
-    }
+/// The configuration with its texts taken apart, once for all messages.
+#[derive(Deserialize)]
+#[serde(try_from = "Written")]
+struct Texts {
+    text: Vec<Piece>,
+    subject: Option<Vec<Piece>>,
+    defaults: HashMap<String, String>,
 }
 
 /// What a text is made of.
-enum Piece<'a> {
-    Text(&'a str),
-    Name(&'a str),
+enum Piece {
+    Text(String),
+    Name(String),
 }
 
-fn pieces(text: &str) -> Result<Vec<Piece<'_>>, PluginError> {
+impl TryFrom<Written> for Texts {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, &'static str> {
+        let subject = written.subject.as_deref().map(pieces).transpose()?;
+        Ok(Self { text: pieces(&written.text)?, subject, defaults: written.defaults })
+    }
+}
+
+impl Plugin for Texts {
+    const CONFIG_SCHEMA: &str = include_str!("config.schema.json");
+}
+
+impl Template for Texts {
+    fn render(&self, _: &Call, job: Job) -> Result<Content> {
+        let subject = self.subject.as_ref().map(|subject| self.fill(subject, &job)).transpose()?;
+        Ok(Content { subject, ..self.fill(&self.text, &job)?.into() })
+    }
+
+    fn variables(&self) -> Vec<String> {
+        let mut names = vec![];
+        for piece in self.text.iter().chain(self.subject.iter().flatten()) {
+            if let Piece::Name(name) = piece
+                && !names.contains(name)
+            {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
+}
+
+impl Texts {
+    fn fill(&self, pieces: &[Piece], job: &Job) -> Result<String> {
+        let mut filled = String::new();
+        for piece in pieces {
+            filled.push_str(match piece {
+                Piece::Text(text) => text,
+                Piece::Name(name) => job
+                    .recipient
+                    .variable(name)
+                    .or_else(|| self.defaults.get(name).map(String::as_str))
+                    // This recipient's message fails, and no other's.
+                    .ok_or_else(|| {
+                        Error::input(format!("the recipient has no \"{name}\", and there is no default for it"))
+                    })?,
+            });
+        }
+        Ok(filled)
+    }
+}
+
+fn pieces(text: &str) -> Result<Vec<Piece>, &'static str> {
     let (mut pieces, mut rest) = (vec![], text);
     while let Some((before, after)) = rest.split_once('{') {
-        let closed = after.split_once('}');
-        let (name, after) = closed.ok_or_else(|| PluginError::InvalidConfig("a { is not closed".into()))?;
-        pieces.extend([Piece::Text(before), Piece::Name(name)]);
+        let (name, after) = after.split_once('}').ok_or("a { is not closed")?;
+        pieces.extend([Piece::Text(before.into()), Piece::Name(name.into())]);
         rest = after;
     }
-    pieces.push(Piece::Text(rest));
+    pieces.push(Piece::Text(rest.into()));
     Ok(pieces)
 }
 
-fn fill(
-    pieces: &[Piece],
-    variables: &[(String, String)],
-    defaults: &HashMap<String, String>,
-) -> Result<String, PluginError> {
-    let value = |name: &str| {
-        let found = variables.iter().find(|(column, _)| column == name).map(|(_, value)| value);
-        found.or_else(|| defaults.get(name)).ok_or_else(|| {
-            PluginError::InvalidInput(format!("the recipient has no \"{name}\", and there is no default for it"))
-        })
-    };
-    let mut filled = String::new();
-    for piece in pieces {
-        filled.push_str(match piece {
-            Piece::Text(text) => text,
-            Piece::Name(name) => value(name)?,
-        });
-    }
-    Ok(filled)
-}
-
-export!(Plugin);
+carillon_plugin::export!(Texts: Template);
