@@ -1,9 +1,8 @@
 //! SMS through Android phones, by the app SMS Gateway for Android: directly, or through its cloud or a private server.
 
-use common::Cache;
 use common::contract::sending::{Answer, Outbound, Progress, Scope, Step};
 use common::contract::types::{Context, PluginError};
-use common::provider::{self, Reply, Settings, done, progress};
+use common::provider::{self, Configs, Configured, Reply, Settings, done, progress};
 
 use crate::answer::Seen;
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
@@ -26,18 +25,8 @@ mod message;
 
 const SECRET: &str = "SMS_GATEWAY";
 
-struct Both {
-    settings: Settings,
-    config: Config,
-}
-
 thread_local! {
-    static CONFIGS: Cache<Both> = const { Cache::new() };
-}
-
-fn read(text: &str) -> Result<Both, PluginError> {
-    let both = || Ok(Both { settings: common::parse(text)?, config: common::parse(text)? });
-    both().map_err(PluginError::InvalidConfig)
+    static CONFIGS: Configs<Config> = const { Configs::new() };
 }
 
 struct SmsGateway;
@@ -65,8 +54,8 @@ fn ask(way: &Way, settings: &Settings) -> Step {
 
 impl Sender for SmsGateway {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
-        let Both { settings, config } = &*both;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        let Configured { settings, config } = &*configured;
         if !message.content.media.is_empty() {
             return Err(PluginError::InvalidInput("an SMS has no attachments".into()));
         }
@@ -84,8 +73,8 @@ impl Sender for SmsGateway {
     }
 
     fn resume(ctx: Context, state: String, answer: Answer) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
-        let Both { settings, config } = &*both;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        let Configured { settings, config } = &*configured;
         // Without a state this is the answer to the second question.
         let Some(way) = Way::kept(&state) else {
             return Ok(done(match Reply::to_lookup(answer, ctx.now) {
@@ -111,9 +100,9 @@ impl Sender for SmsGateway {
 
 impl Lookup for SmsGateway {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
-        Ok(match both.config.way(&both.settings, &message, SECRET) {
-            Ok((way, _)) => progress(ask(&way, &both.settings)),
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        Ok(match configured.config.way(&configured.settings, &message, SECRET) {
+            Ok((way, _)) => progress(ask(&way, &configured.settings)),
             Err(outcome) => done(*outcome),
         })
     }

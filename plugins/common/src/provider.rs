@@ -5,11 +5,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::Cache;
 use crate::contract::sending::{
     Acceptance, Answer, Body, Failure, HttpRequest, Outage, Outcome, Pause, Progress, RecipientProblem, Rejection,
     Round, Scope, Step,
 };
-use crate::contract::types::Device;
+use crate::contract::types::{Device, PluginError};
 
 /// The settings that the configuration of each of them has. What it has beside them is not looked at here.
 #[derive(Deserialize)]
@@ -31,6 +32,25 @@ pub struct Settings {
 const fn timeout() -> f64 {
     15_000.0
 }
+
+/// What a campaign says to a sender: the settings that each of them has and, in the same JSON object, what is its own.
+pub struct Configured<C> {
+    /// Those that each has.
+    pub settings: Settings,
+    /// What is the sender's own.
+    pub config: C,
+}
+
+impl<C: DeserializeOwned> Configured<C> {
+    /// Reads both; neither minds what is the other's.
+    pub fn read(text: &str) -> Result<Self, PluginError> {
+        let read = || Ok(Self { settings: crate::parse(text)?, config: crate::parse(text)? });
+        read().map_err(PluginError::InvalidConfig)
+    }
+}
+
+/// What campaigns say, each read once.
+pub type Configs<C> = Cache<Configured<C>>;
 
 /// What a server error proves.
 #[derive(Deserialize, Clone, Copy, Default, PartialEq)]
@@ -375,6 +395,20 @@ mod tests {
         let bare: Settings = serde_json::from_str("{}").unwrap();
         assert_eq!(bare.secret(None, "USUAL").unwrap(), "{{secret:USUAL}}");
         assert_eq!((bare.base("https://a.example/"), bare.timeout_ms), ("https://a.example", 15_000.0));
+    }
+
+    #[test]
+    fn settings_and_configuration_are_read_from_one_text() {
+        #[derive(Deserialize)]
+        struct Own {
+            mode: String,
+        }
+        let read = Configured::<Own>::read(r#"{"timeout_ms":5000,"mode":"local"}"#).ok().unwrap();
+        assert_eq!((read.settings.timeout_ms, read.config.mode.as_str()), (5000.0, "local"));
+        for (bad, named) in [(r#"{"timeout_ms":5000}"#, "mode"), (r#"{"timeout_ms":"5 s","mode":"local"}"#, "5 s")] {
+            let Err(PluginError::InvalidConfig(why)) = Configured::<Own>::read(bad) else { panic!("{bad}") };
+            assert!(why.starts_with("the configuration cannot be read: ") && why.contains(named), "{why}");
+        }
     }
 
     #[test]

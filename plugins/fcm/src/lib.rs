@@ -1,9 +1,8 @@
 //! Push notifications, by the HTTP v1 API of Firebase Cloud Messaging.
 
-use common::Cache;
 use common::contract::sending::{Answer, Outbound, Progress};
 use common::contract::types::{Context, PluginError};
-use common::provider::{self, Reply, Settings, done, misfit, percent, progress};
+use common::provider::{self, Configs, Configured, Reply, done, misfit, percent, progress};
 
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
@@ -25,23 +24,15 @@ mod message;
 const API: &str = "https://fcm.googleapis.com";
 const SECRET: &str = "FCM_ACCESS_TOKEN";
 
-struct Both {
-    settings: Settings,
-    config: Config,
-}
-
 thread_local! {
-    static CONFIGS: Cache<Both> = const { Cache::new() };
+    static CONFIGS: Configs<Config> = const { Configs::new() };
 }
 
-fn read(text: &str) -> Result<Both, PluginError> {
-    let both = || {
-        let mut settings: Settings = common::parse(text)?;
-        // What FCM asks for when it does not say how long to wait.
-        settings.retry_after_ms.get_or_insert(60_000.0);
-        Ok(Both { settings, config: common::parse(text)? })
-    };
-    both().map_err(PluginError::InvalidConfig)
+fn read(text: &str) -> Result<Configured<Config>, PluginError> {
+    let mut read = Configured::<Config>::read(text)?;
+    // What FCM asks for when it does not say how long to wait.
+    read.settings.retry_after_ms.get_or_insert(60_000.0);
+    Ok(read)
 }
 
 struct Fcm;
@@ -63,8 +54,8 @@ impl Describe for Fcm {
 
 impl Sender for Fcm {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
-        let Both { settings, config } = &*both;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, read))?;
+        let Configured { settings, config } = &*configured;
         let sent_by = provider::adapter::<Adapter>(&message.device).and_then(|adapter| {
             let token = settings.secret(adapter.secret.as_deref(), SECRET)?;
             let project = adapter.project.or_else(|| config.project.clone());
@@ -81,9 +72,9 @@ impl Sender for Fcm {
     }
 
     fn resume(ctx: Context, _state: String, answer: Answer) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, read))?;
         Ok(done(match Reply::to_send(answer, ctx.now) {
-            Ok(reply) => answer::outcome(&both.settings, &reply),
+            Ok(reply) => answer::outcome(&configured.settings, &reply),
             Err(outcome) => *outcome,
         }))
     }

@@ -1,9 +1,8 @@
 //! Messages of a Telegram bot, by its Bot API.
 
-use common::Cache;
 use common::contract::sending::{Answer, Outbound, Progress};
 use common::contract::types::{Context, PluginError};
-use common::provider::{self, Reply, Settings, done, progress};
+use common::provider::{self, Configs, Configured, Reply, done, progress};
 
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
@@ -25,18 +24,8 @@ mod message;
 const API: &str = "https://api.telegram.org";
 const SECRET: &str = "TELEGRAM_BOT_TOKEN";
 
-struct Both {
-    settings: Settings,
-    config: Config,
-}
-
 thread_local! {
-    static CONFIGS: Cache<Both> = const { Cache::new() };
-}
-
-fn read(text: &str) -> Result<Both, PluginError> {
-    let both = || Ok(Both { settings: common::parse(text)?, config: common::parse(text)? });
-    both().map_err(PluginError::InvalidConfig)
+    static CONFIGS: Configs<Config> = const { Configs::new() };
 }
 
 struct Telegram;
@@ -58,8 +47,8 @@ impl Describe for Telegram {
 
 impl Sender for Telegram {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
-        let Both { settings, config } = &*both;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        let Configured { settings, config } = &*configured;
         let (method, body) = config.request(&message)?;
         let token = provider::adapter::<Adapter>(&message.device)
             .and_then(|adapter| settings.secret(adapter.secret.as_deref(), SECRET));
@@ -73,9 +62,9 @@ impl Sender for Telegram {
     }
 
     fn resume(ctx: Context, _state: String, answer: Answer) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
         Ok(done(match Reply::to_send(answer, ctx.now) {
-            Ok(reply) => answer::outcome(&both.settings, &reply),
+            Ok(reply) => answer::outcome(&configured.settings, &reply),
             Err(outcome) => *outcome,
         }))
     }

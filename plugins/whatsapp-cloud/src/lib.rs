@@ -1,9 +1,8 @@
 //! Messages of a WhatsApp business phone number, by Meta's Cloud API.
 
-use common::Cache;
 use common::contract::sending::{Answer, Outbound, Progress};
 use common::contract::types::{Context, PluginError};
-use common::provider::{self, Reply, Settings, done, percent, progress};
+use common::provider::{self, Configs, Configured, Reply, done, percent, progress};
 
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
@@ -25,18 +24,8 @@ mod message;
 const API: &str = "https://graph.facebook.com";
 const SECRET: &str = "WHATSAPP_TOKEN";
 
-struct Both {
-    settings: Settings,
-    config: Config,
-}
-
 thread_local! {
-    static CONFIGS: Cache<Both> = const { Cache::new() };
-}
-
-fn read(text: &str) -> Result<Both, PluginError> {
-    let both = || Ok(Both { settings: common::parse(text)?, config: common::parse(text)? });
-    both().map_err(PluginError::InvalidConfig)
+    static CONFIGS: Configs<Config> = const { Configs::new() };
 }
 
 struct WhatsApp;
@@ -58,8 +47,8 @@ impl Describe for WhatsApp {
 
 impl Sender for WhatsApp {
     fn start(ctx: Context, message: Outbound) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
-        let Both { settings, config } = &*both;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        let Configured { settings, config } = &*configured;
         let body = config.request(&message)?;
         let sent_by = provider::adapter::<Adapter>(&message.device)
             .and_then(|adapter| Ok((settings.secret(adapter.secret.as_deref(), SECRET)?, adapter.phone_number_id)));
@@ -75,9 +64,9 @@ impl Sender for WhatsApp {
     }
 
     fn resume(ctx: Context, _state: String, answer: Answer) -> Result<Progress, PluginError> {
-        let both = CONFIGS.with(|c| c.get(&ctx.config, read))?;
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
         Ok(done(match Reply::to_send(answer, ctx.now) {
-            Ok(reply) => answer::outcome(&both.settings, both.config.spam_wait_ms, &reply),
+            Ok(reply) => answer::outcome(&configured.settings, configured.config.spam_wait_ms, &reply),
             Err(outcome) => *outcome,
         }))
     }
