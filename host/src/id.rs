@@ -92,6 +92,12 @@ uuid_id!(
     "token id"
 );
 
+uuid_id!(
+    /// A webhook (not its key).
+    WebhookId,
+    "webhook id"
+);
+
 number_id!(
     /// A device's number inside the store: what message rows carry in place of the name that users give it.
     DeviceNo,

@@ -27,6 +27,7 @@ pub mod fleet;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod hook;
 pub mod http;
 pub mod id;
 mod json;
@@ -39,6 +40,7 @@ pub mod plugin;
 pub mod plugins;
 pub mod processor;
 pub mod queue;
+pub mod receipt;
 pub mod recovery;
 pub mod resolution;
 pub mod rollout;

@@ -14,6 +14,7 @@ const POSTGRES: &[File] = &[
     (4, "unknown", include_str!("../../../migrations/postgres/0004_unknown.sql")),
     (5, "rollouts", include_str!("../../../migrations/postgres/0005_rollouts.sql")),
     (6, "plugin_cases", include_str!("../../../migrations/postgres/0006_plugin_cases.sql")),
+    (8, "receipts", include_str!("../../../migrations/postgres/0008_receipts.sql")),
 ];
 const SQLITE: &[File] = &[
     (1, "schema", include_str!("../../../migrations/sqlite/0001_schema.sql")),
@@ -22,6 +23,7 @@ const SQLITE: &[File] = &[
     (4, "unknown", include_str!("../../../migrations/sqlite/0004_unknown.sql")),
     (5, "rollouts", include_str!("../../../migrations/sqlite/0005_rollouts.sql")),
     (6, "plugin_cases", include_str!("../../../migrations/sqlite/0006_plugin_cases.sql")),
+    (8, "receipts", include_str!("../../../migrations/sqlite/0008_receipts.sql")),
 ];
 
 /// The tables of PostgreSQL.
