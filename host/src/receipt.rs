@@ -403,7 +403,9 @@ mod tests {
     #[test]
     fn in_whatever_order_and_how_often_reports_come_the_end_is_the_same() {
         use ReceiptState::{Awaited, Delivered, Failed, Read};
-        for order in [[Failed, Delivered, Read], [Read, Delivered, Failed], [Delivered, Failed, Read], [Read, Read, Failed]] {
+        for order in
+            [[Failed, Delivered, Read], [Read, Delivered, Failed], [Delivered, Failed, Read], [Read, Read, Failed]]
+        {
             let (mut receipt, mut counts) = (Receipt::default(), ReceiptDelta::default());
             for (n, state) in (1..).zip(order).chain((10..).zip(order)) {
                 let before = receipt.state;
@@ -440,7 +442,9 @@ mod tests {
     #[test]
     fn a_reply_that_is_nothing_but_the_word_opts_out() {
         let words: Vec<String> = OPT_OUT_WORDS.split(',').map(ToOwned::to_owned).collect();
-        for stop in ["STOP", " stop\n", "Stop.", "/stop", "¡Alto!", "no  más", "Opt out", "\"PARAR\"", "SAIR", "unsubscribe"] {
+        for stop in
+            ["STOP", " stop\n", "Stop.", "/stop", "¡Alto!", "no  más", "Opt out", "\"PARAR\"", "SAIR", "unsubscribe"]
+        {
             assert!(opts_out(&words, stop), "{stop:?}");
         }
         for goes_on in ["", "!", "do not stop", "stopped", "STOP it", "weekend", &"stop ".repeat(1000)] {

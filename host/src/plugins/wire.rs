@@ -8,8 +8,8 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use super::types::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, HttpRequest, Outbound, Outcome, PaceFacts, Parsed,
-    PluginFault, Progress, RenderJob, Step,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, HttpRequest, Outbound, Outcome, PaceFacts,
+    Parsed, PluginFault, Progress, RenderJob, Step,
 };
 use crate::device::LastOutcome;
 use crate::message::truncate;

@@ -1,6 +1,7 @@
 //! What the first-party plugins share: configurations that are parsed once, random numbers that follow from the call's own, what
 //! senders of HTTP APIs have in common, and a heap for short calls.
 
+pub mod arrival;
 pub mod contract;
 pub mod provider;
 
@@ -51,6 +52,12 @@ impl<T> Default for Cache<T> {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Days since 1970-01-01 in the Gregorian calendar (years that begin in March).
+pub(crate) const fn days(year: i64, month: i64, day: i64) -> i64 {
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468
 }
 
 /// Reads a configuration; the error says where it goes wrong.

@@ -297,11 +297,7 @@ fn http_date_ms(text: &str) -> Option<f64> {
     if parts.next()? != "GMT" || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // Days since 1970-01-01 in the Gregorian calendar (years that begin in March).
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days =
-        y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468;
-    Some((days * 86_400 + i64::from(hour * 3600 + minute * 60 + second)) as f64 * 1000.0)
+    Some((crate::days(year, month, day) * 86_400 + i64::from(hour * 3600 + minute * 60 + second)) as f64 * 1000.0)
 }
 
 /// Percent-encodes everything but what RFC 3986 reserves for nothing. A placeholder does not survive it.

@@ -130,7 +130,15 @@ async fn hear_in<'a>(lite: &Sqlite, tx: &mut Tx, news: &'a [News]) -> Result<row
         return Ok(heard);
     }
     let changed = heard.changed.iter().map(|c| {
-        (c.message_id, c.state, c.delivered_at, c.read_at, c.failed_at, c.reason_code.as_deref(), c.reason_detail.as_deref())
+        (
+            c.message_id,
+            c.state,
+            c.delivered_at,
+            c.read_at,
+            c.failed_at,
+            c.reason_code.as_deref(),
+            c.reason_detail.as_deref(),
+        )
     });
     lite.sql(
         "UPDATE receipts SET state = n.value ->> 1, delivered_at = n.value ->> 2, read_at = n.value ->> 3,
