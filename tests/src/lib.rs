@@ -7,6 +7,7 @@ pub mod client;
 pub mod fleet;
 pub mod guests;
 pub mod harm;
+pub mod hooks;
 pub mod neighbours;
 pub mod plans;
 pub mod postgres;

@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod bad_input;
 mod connections;
+mod hooks;
 mod import;
 mod resources;
 mod rollouts;
