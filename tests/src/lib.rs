@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod guests;
 pub mod harm;
 pub mod hooks;
+pub mod meta;
 pub mod neighbours;
 pub mod plans;
 pub mod postgres;

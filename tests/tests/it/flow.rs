@@ -5,6 +5,7 @@
 
 mod operating;
 mod plugins;
+mod receipts;
 mod rollouts;
 mod unknown;
 

@@ -180,8 +180,8 @@ pub(super) async fn settle_early_receipts(pg: &Postgres, before: Time, limit: u3
             .rows(
                 "DELETE FROM early_receipts WHERE (key, state) IN (
                      SELECT e.key, e.state FROM early_receipts e
-                     WHERE EXISTS (SELECT FROM receipts r WHERE r.key = e.key)
-                     LIMIT $1 FOR UPDATE SKIP LOCKED)
+                     CROSS JOIN LATERAL (SELECT FROM receipts r WHERE r.key = e.key LIMIT 1) AS known
+                     LIMIT $1 FOR UPDATE OF e SKIP LOCKED)
                  RETURNING key, state, at, reason_code, reason_detail",
             )
             .bind(i64::from(limit))

@@ -304,7 +304,10 @@ async fn a_flood_is_held_off() {
     let many: Vec<(String, &str)> = (0..101).map(|n| (format!("x-{n}"), "y")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), *v)).collect();
     assert!([400, 431].contains(&api.send("POST", &bot, &many, "{}").await.status));
-    let answers = [api.send("POST", &bot, &[], "{}").await, api.send("POST", &bot, &[], "{}").await];
+    let mut answers = Vec::new();
+    for _ in 0..20 {
+        answers.push(api.send("POST", &bot, &[], "{}").await);
+    }
     let limited = answers.iter().find(|answer| answer.status == 429).expect("more than three in a second");
     assert_eq!(limited.header("retry-after"), Some("1"));
     // Who guesses keys is slowed down; who knows one goes on from the same address.
