@@ -243,7 +243,7 @@ async fn opt_out(core: &Core, webhook: &Webhook, leavers: &[Leaver]) -> Result<u
     }
     // And as those audiences write it that were sent to.
     for reason in ["opt-out-reply", "opted-out"] {
-        let of_reason = || leavers.iter().filter(|leaver| leaver.reason == reason);
+        let of_reason = || leavers.iter().filter(move |leaver| leaver.reason == reason);
         let keys: Vec<ReceiptKey> = of_reason().filter_map(|leaver| leaver.key).collect();
         let named = of_reason().filter(|leaver| !leaver.address.trim().is_empty());
         let named: Vec<AddressKey> = named.map(|leaver| AddressKey::new(&webhook.plugin, &leaver.address)).collect();

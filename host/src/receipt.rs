@@ -95,9 +95,12 @@ fn half_hash(of: &str, plugin: &str, text: &str) -> i64 {
 
 /// The digits of what reads as an international phone number, however it is written.
 fn digits(address: &str) -> Option<String> {
-    let bare: String = address.chars().filter(|c| !matches!(c, ' ' | '\u{a0}' | '-' | '.' | '(' | ')' | '/')).collect();
+    let bare: String =
+        address.trim().chars().filter(|c| !matches!(c, ' ' | '\u{a0}' | '-' | '.' | '(' | ')' | '/')).collect();
     let number = bare.strip_prefix('+').or_else(|| bare.strip_prefix("00")).unwrap_or(&bare);
-    let is_number = (6..=15).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+    // No country's code begins with 0: that is a national number, which is the same only as it is written.
+    let is_number =
+        (6..=15).contains(&number.len()) && !number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| number.to_owned())
 }
 
@@ -431,6 +434,7 @@ mod tests {
         for same in ["15550101", "+1 555 0101", "+1 (555) 01-01", "0015550101", " 1.555.0101 "] {
             assert_eq!(key(same), key("+15550101"), "{same}");
         }
+        assert_ne!(key("0171 1234567"), key("01711234567"));
         assert_eq!(key("Ada@Example.org"), key("ada@example.org "));
         assert_ne!(key("+15550101"), key("+15550102"));
         assert_ne!(key("+15550101"), AddressKey::new("whatsapp", "+15550101"));

@@ -57,7 +57,7 @@ async fn what_a_provider_reports_is_counted_and_a_stop_stops() {
     let id = world.launch(&spec).await;
 
     eventually("some are taken", PATIENCE, || async { meta.taken().len() >= 5 }).await;
-    // One that is not sent yet says stop, under the number by which WhatsApp knows it; it cannot be told from another yet.
+    // One that is not sent yet says stop.
     let last = messages - 1;
     assert!(meta.taken().iter().all(|taken| taken.to != number(last)));
     let stop = |from: String| json!({"messages": [{"from": from, "id": "wamid.r", "timestamp": "1796115500", "type": "text", "text": {"body": "Stop"}}]});
