@@ -30,8 +30,8 @@ use crate::exchange::MAX_ROUNDS;
 use crate::json::{object, optional_object};
 use crate::plugin::PluginKind;
 use crate::plugins::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HttpResponse, Media, MessageRef, Outbound, PaceFacts,
-    PluginBody, RecipientFacts, RenderJob,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, HttpResponse, Media, MessageRef, Outbound,
+    PaceFacts, PluginBody, RecipientFacts, RenderJob,
 };
 
 /// What is called.
@@ -52,6 +52,8 @@ pub enum Call {
     Lookup,
     /// As `resume`, of its `lookup`.
     LookupResume,
+    /// A sender's `parse`, of its `receipts`: with `request`.
+    Parse,
 }
 
 impl Call {
@@ -68,7 +70,7 @@ impl Call {
         match self {
             Self::NextDelay => PluginKind::Delay,
             Self::Render | Self::Variables => PluginKind::Template,
-            Self::Send | Self::Resume | Self::Lookup | Self::LookupResume => PluginKind::Sender,
+            Self::Send | Self::Resume | Self::Lookup | Self::LookupResume | Self::Parse => PluginKind::Sender,
         }
     }
 
@@ -125,6 +127,9 @@ pub struct Case {
     /// Senders: what its requests are answered with, in their order; at most 8. When there are none left, the next request is
     /// shown and the case ends.
     pub answers: Vec<AnswerCase>,
+    /// Senders, for `parse`: what the provider asks the webhook.
+    #[serde(deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    pub request: Option<ArrivalCase>,
     /// Senders: make the requests for which there is no answer here, within the server's rules for what may leave it.
     pub send: bool,
     /// What the result must hold: each field named here must be the same there, in objects at any depth.
@@ -158,6 +163,7 @@ impl Default for Case {
             account_state: String::new(),
             send_state: String::new(),
             answers: Vec::new(),
+            request: None,
             send: false,
             expect: None,
         }
@@ -347,6 +353,52 @@ pub struct ResponseCase {
     pub body_base64: Option<String>,
 }
 
+/// A request that a provider makes to a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArrivalCase {
+    /// GET or POST, say.
+    pub method: String,
+    /// The path after the webhook's own.
+    pub path: String,
+    /// What follows the `?`.
+    pub query: String,
+    /// Names in lower case: an object, or a list of pairs.
+    #[serde(deserialize_with = "pairs")]
+    #[schema(schema_with = pairs_schema)]
+    pub headers: Attributes,
+    /// The body, when it is text.
+    pub body: String,
+    /// The body, when it is not; in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+}
+
+impl Default for ArrivalCase {
+    fn default() -> Self {
+        Self {
+            method: "POST".to_owned(),
+            path: String::new(),
+            query: String::new(),
+            headers: Vec::new(),
+            body: String::new(),
+            body_base64: None,
+        }
+    }
+}
+
+impl ArrivalCase {
+    /// What a plugin is called with.
+    ///
+    /// # Errors
+    /// When the body is not what it says.
+    pub fn arrival(&self) -> Result<HttpArrival, String> {
+        let Self { method, path, query, headers, body, body_base64 } = self.clone();
+        let body = body_of(&body, body_base64.as_deref())?;
+        Ok(HttpArrival { method, path, query, headers, body })
+    }
+}
+
 impl Case {
     /// What is called of a plugin of this kind.
     pub fn call(&self, kind: PluginKind) -> Call {
@@ -360,9 +412,12 @@ impl Case {
             let calls = match kind {
                 PluginKind::Delay => "next-delay",
                 PluginKind::Template => "render or variables",
-                PluginKind::Sender => "send, resume, lookup or lookup-resume",
+                PluginKind::Sender => "send, resume, lookup, lookup-resume or parse",
             };
             out.push(BadField::new("call", format!("the plugin is a {}: give {calls}", kind.as_str())));
+        }
+        if let Some(Err(problem)) = self.request.as_ref().map(ArrivalCase::arrival) {
+            out.push(BadField::new("request", problem));
         }
         if self.call(kind).resumes() && self.answers.is_empty() {
             out.push(BadField::new("answers", "give the answer that it is called with"));
@@ -476,6 +531,18 @@ impl From<Content> for ContentCase {
     }
 }
 
+/// A body that is given as text, or in base64.
+fn body_of(text: &str, base64: Option<&str>) -> Result<PluginBody, String> {
+    match (base64, text.is_empty()) {
+        (None, true) => Ok(PluginBody::Empty),
+        (None, false) => Ok(PluginBody::Text(text.to_owned())),
+        (Some(_), false) => Err("give body or body_base64, not both".to_owned()),
+        (Some(encoded), true) => {
+            STANDARD.decode(encoded).map(PluginBody::Bytes).map_err(|e| format!("body_base64 is not base64: {e}"))
+        }
+    }
+}
+
 impl AnswerCase {
     /// What the plugin is told; an error says what is wrong with it.
     ///
@@ -484,15 +551,7 @@ impl AnswerCase {
     pub fn answer(&self) -> Result<Answer, String> {
         match (&self.response, &self.not_sent, &self.unanswered) {
             (Some(response), None, None) => {
-                let body = match (&response.body_base64, response.body.is_empty()) {
-                    (None, true) => PluginBody::Empty,
-                    (None, false) => PluginBody::Text(response.body.clone()),
-                    (Some(_), false) => return Err("give body or body_base64, not both".to_owned()),
-                    (Some(encoded), true) => STANDARD
-                        .decode(encoded)
-                        .map(PluginBody::Bytes)
-                        .map_err(|e| format!("body_base64 is not base64: {e}"))?,
-                };
+                let body = body_of(&response.body, response.body_base64.as_deref())?;
                 let status = u32::from(response.status);
                 Ok(Answer::Response(HttpResponse { status, headers: response.headers.clone(), body }))
             }

@@ -65,7 +65,7 @@ enum Command {
     /// Run a campaign that a file describes; resolve the unknown outcomes of one.
     #[command(subcommand)]
     Campaign(campaign::Command),
-    /// List and resolve messages of which nobody knows whether they were sent.
+    /// Show a message; list and resolve those of which nobody knows whether they were sent.
     #[command(subcommand)]
     Message(message::Command),
     /// Make, check and upload plugins.

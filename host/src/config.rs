@@ -9,6 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::campaign::BadField;
+use crate::receipt::OPT_OUT_WORDS;
 use crate::rollout::{LONGEST_MS, RolloutSpec};
 use crate::vault::Vault;
 
@@ -196,6 +197,18 @@ pub struct Config {
     /// limit.
     #[arg(long, env = "CARILLON_AUTH_FAILURES_PER_MINUTE", default_value_t = 30, value_name = "N")]
     pub auth_failures_per_minute: u32,
+    /// Requests to one webhook in a second, on average, on each server; 0 for no limit.
+    #[arg(long, env = "CARILLON_HOOK_RATE_LIMIT", default_value_t = 100, value_name = "N")]
+    pub hook_rate_limit: u32,
+    /// Replies that opt out, when they say nothing else: in whatever case, with or without punctuation around them.
+    #[arg(
+        long,
+        env = "CARILLON_OPT_OUT_WORDS",
+        value_delimiter = ',',
+        default_value = OPT_OUT_WORDS,
+        value_name = "WORD,…"
+    )]
+    pub opt_out_words: Vec<String>,
     /// Proxies whose `X-Forwarded-For` says which address asks, as addresses or networks such as `10.0.0.0/8`; everybody
     /// else's is not looked at.
     #[arg(
@@ -311,6 +324,9 @@ impl Config {
                 out.push(BadField::new(field, "give both --tls-cert and --tls-key, or neither"));
             }
         }
+        if self.opt_out_words.iter().any(|word| word.trim().is_empty() || word.len() > 64) {
+            out.push(BadField::new("--opt-out-words", "each has 1 to 64 bytes"));
+        }
         if self.plugin_watch_s > LONGEST_MS / 1000 {
             out.push(BadField::new("--plugin-watch-s", format!("must be at most {}", LONGEST_MS / 1000)));
         }
@@ -375,6 +391,8 @@ impl Default for Config {
             audience_max: 50_000_000,
             rate_limit: 0,
             auth_failures_per_minute: 30,
+            hook_rate_limit: 100,
+            opt_out_words: OPT_OUT_WORDS.split(',').map(ToOwned::to_owned).collect(),
             trusted_proxies: Vec::new(),
         }
     }

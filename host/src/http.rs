@@ -17,6 +17,7 @@ pub(crate) mod fuzzing;
 mod grants;
 mod guesses;
 mod health;
+mod hooks;
 mod idempotency;
 mod messages;
 mod openapi;
@@ -32,6 +33,7 @@ mod tally;
 mod tls;
 mod tokens;
 mod trials;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +88,8 @@ pub fn router(core: Core, ui: Router) -> Router {
         .fallback(not_found)
         .with_state(core.clone());
     // Forms, too, are brought to their end, audit row included, when the browser goes away.
-    noting_who_asks(&core, api.merge(ui.layer(middleware::from_fn(to_the_end))))
+    let hooks = hooks::routes(core.clone());
+    noting_who_asks(&core, api.merge(hooks).merge(ui.layer(middleware::from_fn(to_the_end))))
         .layer(middleware::from_fn_with_state(core, tally::tally))
 }
 
@@ -103,6 +106,7 @@ fn api() -> (Router<Core>, utoipa::openapi::OpenApi) {
         .merge(secrets::routes())
         .merge(rollouts::routes())
         .merge(trials::routes())
+        .merge(webhooks::routes())
         .merge(devices::routes())
         .merge(audiences::routes())
         .merge(campaigns::routes())

@@ -92,6 +92,12 @@ uuid_id!(
     "token id"
 );
 
+uuid_id!(
+    /// A webhook (not its key).
+    WebhookId,
+    "webhook id"
+);
+
 number_id!(
     /// A device's number inside the store: what message rows carry in place of the name that users give it.
     DeviceNo,
@@ -301,6 +307,7 @@ string_schema!(
     SequenceId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
     HostId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
     TokenId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+    WebhookId: "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
     DeviceId: "^[A-Za-z0-9._:@+-]{1,64}$",
     MessageId: "^[1-9][0-9]{18}$",
     Digest: "^[0-9a-f]{64}$",

@@ -28,6 +28,7 @@ pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod grants;
+pub mod hook;
 pub mod http;
 pub mod id;
 mod json;
@@ -40,6 +41,7 @@ pub mod plugin;
 pub mod plugins;
 pub mod processor;
 pub mod queue;
+pub mod receipt;
 pub mod recovery;
 pub mod resolution;
 pub mod rollout;

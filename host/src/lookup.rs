@@ -61,7 +61,15 @@ pub async fn look_up(core: &Core, run: &Run, message: &MessageRow) -> Result<Fou
         // They are about the look-up, not about the message.
         Outcome::RetryAfter(pause) => nothing(pause.reason),
         Outcome::DeviceDown(outage) => nothing(outage.reason),
-        told => Ok(Found::Proved(Box::new(judge(core, run, message, &recipient, &device.spec.channel, told)))),
+        told => {
+            // Before the message is resolved: should that fail, a row that nobody needs is left.
+            if core.plugins.is_listened_to(&plugin.info.name)
+                && let Some(expected) = plugin.expects(&told, &recipient.address)
+            {
+                core.store.expect_receipts(&[(message.id, expected)]).await?;
+            }
+            Ok(Found::Proved(Box::new(judge(core, run, message, &recipient, &device.spec.channel, told))))
+        }
     }
 }
 

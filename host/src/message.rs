@@ -9,6 +9,7 @@ use crate::clock::Time;
 use crate::consent::NewSuppression;
 use crate::device::{PACE_SLACK, PaceUpdate};
 use crate::id::{DeviceId, DeviceNo, Digest, HostId, MessageId, SequenceNo, VersionNo};
+use crate::receipt::Expected;
 
 /// Where a message stands, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -380,6 +381,8 @@ pub struct Settlement {
     pub suppress: Option<NewSuppression>,
     /// What the outcome means for the sequence that the message belongs to.
     pub sequence: Option<EnrolmentAdvance>,
+    /// What the provider's reports will find the message by, where its sender has a webhook.
+    pub receipt: Option<Expected>,
 }
 
 /// What a final message means for its enrolment. Applied only while the enrolment stands at `step`.

@@ -65,6 +65,12 @@ struct OfPlugin {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Received {
+    plugin: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Tried {
     plugin: String,
     version: String,
@@ -225,6 +231,7 @@ pub struct Metrics {
     max_workers: Gauge,
     devices_leased: Gauge,
     fallbacks: Family<OfPlugin, Counter>,
+    receipts: Family<Received, Counter>,
     rollouts_ended: Family<EndedAs, Counter>,
     figures: Mutex<Option<Figures>>,
     http: Family<Call, Counter>,
@@ -263,6 +270,7 @@ impl Metrics {
             max_workers: Gauge::default(),
             devices_leased: Gauge::default(),
             fallbacks: Family::default(),
+            receipts: Family::default(),
             rollouts_ended: Family::default(),
             figures: Mutex::default(),
             http: Family::default(),
@@ -294,6 +302,8 @@ impl Metrics {
         r.register("devices_leased", "Devices that this server holds", metrics.devices_leased.clone());
         let help = "Calls of a tried plugin version that failed and were made to the stable one";
         r.register("plugin_fallbacks", help, metrics.fallbacks.clone());
+        let help = "What providers' webhooks reported to this server, by what came of it";
+        r.register("receipts", help, metrics.receipts.clone());
         r.register("rollouts_ended", "Rollouts ended by this server, by how", metrics.rollouts_ended.clone());
         r.register("http_requests", "Requests answered, by route and status", metrics.http.clone());
         r.register("http_request_seconds", "How long requests took, by route", metrics.http_seconds.clone());
@@ -403,6 +413,14 @@ impl Metrics {
     /// A tried version of a plugin failed, and the stable one took its place.
     pub fn fell_back(&self, plugin: &str) {
         self.fallbacks.get_or_create(&OfPlugin { plugin: plugin.to_owned() }).inc();
+    }
+
+    /// A webhook of a plugin reported something: `delivered`, `read` and `failed` of messages of which that was new, `reply`,
+    /// `opted_out` for new entries of the suppression list, `repeated`, `early` and `dropped` for what is of no message (yet).
+    pub fn received(&self, plugin: &str, kind: &'static str, count: u64) {
+        if count > 0 {
+            self.receipts.get_or_create(&Received { plugin: plugin.to_owned(), kind }).inc_by(count);
+        }
     }
 
     /// A rollout was ended by this server.

@@ -21,6 +21,7 @@ pub mod suppressions;
 pub mod tokens;
 pub mod trials;
 pub mod unknown;
+pub mod webhooks;
 
 use crate::campaign::{BadField, BadTransition};
 use crate::core::Core;

@@ -18,6 +18,7 @@ mod instance;
 mod limits;
 mod lookup;
 mod module;
+mod receipts;
 mod record;
 mod registry;
 mod schema;
@@ -51,9 +52,9 @@ pub use self::record::{Input, Recorded, Recorder};
 pub use self::registry::Registry;
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
-    Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Failure, HttpRequest, HttpResponse,
-    Media, MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Pause, PluginBody, PluginFault, Progress,
-    RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
+    Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Event, EventKind, Failure, HttpArrival,
+    HttpRequest, HttpResponse, Media, MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Parsed, Pause,
+    PluginBody, PluginFault, Progress, RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
 };
 pub use self::world::Misfit;
 
@@ -259,14 +260,15 @@ impl Shared {
             Some(Arc::new(Schema::new(&info.adapter_schema).map_err(|e| Refusal::schema("adapter-schema", &e))?))
         };
         let pool = Arc::new(Pool::new(blueprint, Arc::clone(&self.limits), Arc::clone(&licence)));
+        let hooks = Arc::new(pool.apart());
         let mut pools = self.pools.lock();
         pools.retain(|pool| pool.strong_count() > 0);
-        pools.push(Arc::downgrade(&pool));
+        pools.extend([&pool, &hooks].map(Arc::downgrade));
         drop(pools);
         // A plugin that is not stored yet has no number that a record could name.
         let recorded = no != VersionNo(0);
         let shared = Arc::clone(self);
-        Ok(Arc::new(Plugin { no, digest, kind, info, licence, config_schema, adapter_schema, pool, shared, recorded }))
+        Ok(Arc::new(Plugin { no, digest, kind, info, licence, config_schema, adapter_schema, pool, hooks, shared, recorded }))
     }
 
     /// Drops the waiting instances of all plugins.
@@ -293,6 +295,8 @@ pub struct Plugin {
     config_schema: Arc<Schema>,
     adapter_schema: Option<Arc<Schema>>,
     pool: Arc<Pool>,
+    /// Instances for requests of strangers: what those make it do is not counted as how quick it sends.
+    hooks: Arc<Pool>,
     shared: Arc<Shared>,
     /// Whether its calls may be kept.
     recorded: bool,
@@ -324,17 +328,28 @@ impl Plugin {
 
     /// Counts of its calls since it was loaded.
     pub fn stats(&self) -> CallStats {
-        self.pool.stats.read(self.pool.idle())
+        let mut stats = self.pool.stats.read(self.pool.idle());
+        if !Arc::ptr_eq(&self.pool, &self.hooks) {
+            let CallStats { functions, idle_instances } = self.hooks.stats.read(self.hooks.idle());
+            stats.functions.extend(functions);
+            stats.idle_instances += idle_instances;
+        }
+        stats
     }
 
     /// The latest lines that it wrote to its standard output and error. They may hold what it was called with: for the
     /// plugin's author, not for the server's log.
     pub fn log_lines(&self) -> Vec<String> {
-        self.pool.log.lines()
+        let mut lines = self.pool.log.lines();
+        if !Arc::ptr_eq(&self.pool, &self.hooks) {
+            lines.extend(self.hooks.log.lines());
+        }
+        lines
     }
 
     /// The same version with instances, log and counts of its own: for calls that are not made for messages.
     pub fn apart(&self) -> Self {
+        let pool = Arc::new(self.pool.apart());
         Self {
             no: self.no,
             digest: self.digest,
@@ -343,7 +358,8 @@ impl Plugin {
             licence: Arc::clone(&self.licence),
             config_schema: Arc::clone(&self.config_schema),
             adapter_schema: self.adapter_schema.clone(),
-            pool: Arc::new(self.pool.apart()),
+            hooks: Arc::clone(&pool),
+            pool,
             shared: Arc::clone(&self.shared),
             recorded: false,
         }
@@ -370,6 +386,11 @@ impl Plugin {
         self.pool.has_lookup()
     }
 
+    /// Whether it has the function that reads webhooks, whatever it says of itself.
+    pub fn has_receipts(&self) -> bool {
+        self.pool.has_receipts()
+    }
+
     fn limits(&self) -> &PluginLimits {
         &self.shared.limits
     }
@@ -386,25 +407,31 @@ impl Plugin {
         T: Send + 'static,
         F: FnOnce(&mut Instance) -> wasmtime::Result<(Result<T, wire::PluginError>,)> + Send + 'static,
     {
-        let (answer,) = if self.pool.is_quick() {
-            self.pool.call(function, ctx, answer_bytes, &|| self.shared.drop_idle(), call)?
+        let pool = self.pool_of(function);
+        let (answer,) = if pool.is_quick() {
+            pool.call(function, ctx, answer_bytes, &|| self.shared.drop_idle(), call)?
         } else {
             let gone = |_| PluginFault::Internal("the call was given up".to_owned());
-            let _place = self.pool.slow.enter().await.ok_or_else(|| gone(()))?;
-            let (pool, shared, ctx) = (Arc::clone(&self.pool), Arc::clone(&self.shared), ctx.clone());
+            let _place = pool.slow.enter().await.ok_or_else(|| gone(()))?;
+            let (pool, shared, ctx) = (Arc::clone(pool), Arc::clone(&self.shared), ctx.clone());
             let call = move || pool.call(function, &ctx, answer_bytes, &|| shared.drop_idle(), call);
             self.shared.slow.call(call).await.ok_or_else(|| gone(()))??
         };
         answer.map_err(|error| {
             let fault = PluginFault::from(error);
-            self.pool.stats.count_fault(function, &fault);
+            pool.stats.count_fault(function, &fault);
             fault
         })
     }
 
+    /// The instances that a function is called on.
+    fn pool_of(&self, function: Function) -> &Arc<Pool> {
+        if function == Function::Parse { &self.hooks } else { &self.pool }
+    }
+
     /// Counts a fault that `check` finds in an answer.
     fn checked<T>(&self, function: Function, check: impl FnOnce() -> Result<T, PluginFault>) -> Result<T, PluginFault> {
-        check().inspect_err(|fault| self.pool.stats.count_fault(function, fault))
+        check().inspect_err(|fault| self.pool_of(function).stats.count_fault(function, fault))
     }
 }
 

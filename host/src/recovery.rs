@@ -3,6 +3,7 @@
 //! idempotent and conditional on state and lease holder; nothing is ever deleted that is not final (module `retention`).
 //! Also run at start.
 
+mod receipts;
 mod retention;
 mod unknown;
 
@@ -43,6 +44,7 @@ impl Recovery {
         tokio::join!(
             self.rounds(stop.clone()),
             retention::run(&self.core, stop.clone()),
+            receipts::run(&self.core, stop.clone()),
             unknown::run(&self.core, stop)
         );
     }

@@ -29,10 +29,11 @@ use crate::device::{Device, DeviceSpec, PaceUpdate, SavedPace};
 use crate::grants::{Grants, GrantsRow};
 use crate::id::{
     AudienceNo, CampaignId, DeviceId, DeviceNo, Digest, HostId, MessageId, RolloutNo, RunKey, SequenceId, SequenceNo,
-    TokenId, VersionNo,
+    TokenId, VersionNo, WebhookId,
 };
 use crate::message::{AttemptRow, Begun, Claim, Counts, InFlight, MessageRow, MessageStatus, Settlement, Turned};
 use crate::plugin::{PluginInfo, PluginKind};
+use crate::receipt::{AddressKey, Expected, News, Noted, Receipt, ReceiptCounts, ReceiptKey, Webhook};
 use crate::resolution::{Resolution, Resolved};
 use crate::rollout::{
     Counts as RolloutCounts, Ending, Finding, KEPT_FINDINGS, Quarantine, Rollout, RolloutSpec, RolloutStatus, StableRow,
@@ -785,6 +786,37 @@ pub trait Store: Send + Sync + 'static {
     async fn attempts(&self, id: MessageId) -> Result<Vec<AttemptRow>>;
     /// How many ready messages of the device stand before this one (at most `limit` are counted), given the active runs.
     async fn ahead_of(&self, id: MessageId, device: DeviceNo, runs: &[RankedRun], limit: u32) -> Result<u32>;
+
+    // ---- receipts ----
+
+    /// Stores a webhook under the sha256 of its key.
+    async fn create_webhook(&self, webhook: &Webhook, key: Digest) -> Result<()>;
+    /// The webhooks of a plugin (of every plugin, with `None`), oldest first.
+    async fn webhooks(&self, plugin: Option<&str>) -> Result<Vec<Webhook>>;
+    /// The webhook with this key.
+    async fn webhook_by_key(&self, key: Digest) -> Result<Option<Webhook>>;
+    /// Deletes a webhook of a plugin; `false` when there is none.
+    async fn delete_webhook(&self, plugin: &str, id: WebhookId) -> Result<bool>;
+    /// Notes what reports will find messages by, as [`Store::turn`] does for those that it ends.
+    async fn expect_receipts(&self, expected: &[(MessageId, Expected)]) -> Result<()>;
+    /// Takes reports of providers in: receipts and counts, however often and in whatever order they come. Of messages that are
+    /// not known, `room` reports are kept at most.
+    async fn note_receipts(&self, news: &[News], room: u32, now: Time) -> Result<Noted>;
+    /// Takes in up to `limit` reports that were kept and whose messages are known by now, and gives up as many that were kept
+    /// before `before`; returns what became of the former, and how many the latter are.
+    async fn settle_early_receipts(&self, before: Time, limit: u32) -> Result<(Noted, u64)>;
+    /// What is known of a message after its provider took it; `None` when nothing is expected.
+    async fn receipt(&self, id: MessageId) -> Result<Option<Receipt>>;
+    /// How many messages of these runs were reported as what; runs of which nothing was are left out.
+    async fn receipt_counts(&self, runs: &[RunKey]) -> Result<Vec<(RunKey, ReceiptCounts)>>;
+    /// The addresses, as audiences have them, of messages with these keys and of up to `limit` messages to each of these
+    /// addresses.
+    async fn addresses_of_receipts(
+        &self,
+        keys: &[ReceiptKey],
+        addresses: &[AddressKey],
+        limit: u32,
+    ) -> Result<Vec<String>>;
 
     // ---- unknown outcomes ----
 

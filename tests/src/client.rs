@@ -38,6 +38,24 @@ impl Client {
         self.send_keyed(method, path, kind, body, None).await
     }
 
+    /// A request without a token, as a provider's webhook makes it: the status and the answer.
+    pub async fn knock(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> anyhow::Result<(u16, String)> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = self.hyper.request(request.body(Full::new(body.into()))?).await?;
+        let status = answer.status().as_u16();
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
     /// Any request with any body and an idempotency key.
     pub async fn send_keyed(
         &self,

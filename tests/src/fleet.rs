@@ -236,6 +236,7 @@ impl Started {
             pace: None,
             suppress: None,
             sequence: None,
+            receipt: None,
         }
     }
 

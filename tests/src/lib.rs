@@ -7,6 +7,8 @@ pub mod client;
 pub mod fleet;
 pub mod guests;
 pub mod harm;
+pub mod hooks;
+pub mod meta;
 pub mod neighbours;
 pub mod plans;
 pub mod postgres;

@@ -11,14 +11,15 @@ use super::{AnswerCase, Call, Case, ContentCase};
 use crate::egress::Egress;
 use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
 use crate::plugins::{
-    Acceptance, Failure, HttpRequest, Outcome, Plugin, PluginBody, PluginFault, Progress, RecipientProblem, Scope, Step,
+    Acceptance, Answer, Event, EventKind, Failure, HttpRequest, Outcome, Plugin, PluginBody, PluginFault, Progress,
+    RecipientProblem, Scope, Step,
 };
 
 /// What a case came to. Instructions are not counted: the engine limits a call by its time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Ran {
     /// What the plugin answered: `{delay_ms, state}`, `{text, subject, media, attributes}`, a list of variables, or
-    /// `{outcome, …}`; null when it failed, and when a sender's request has no answer.
+    /// `{outcome, …}`, `{events, response}`; null when it failed, and when a sender's request has no answer.
     pub result: Value,
     /// Why it gave no answer.
     pub fault: Option<FaultView>,
@@ -102,6 +103,7 @@ pub async fn run(plugin: &Plugin, case: &Case, net: Option<&Net>) -> Ran {
         call @ (Call::Send | Call::Resume | Call::Lookup | Call::LookupResume) => {
             send(&plugin, case, net, call, &mut ran).await
         }
+        Call::Parse => parse(&plugin, case, &mut ran).await,
     };
     match result {
         Ok(result) => ran.result = result,
@@ -137,6 +139,33 @@ async fn render(plugin: &Plugin, case: &Case, ran: &mut Ran) -> Result<Value, Pl
     let mut contents = timed(ran, "render", plugin.render(&context, vec![case.job()])).await?;
     let content = contents.pop().unwrap_or_else(|| Err(PluginFault::Output("it made no message".to_owned())))?;
     serde_json::to_value(ContentCase::from(content)).map_err(|e| PluginFault::Internal(e.to_string()))
+}
+
+async fn parse(plugin: &Plugin, case: &Case, ran: &mut Ran) -> Result<Value, PluginFault> {
+    let request = case.request.clone().unwrap_or_default().arrival().map_err(PluginFault::InvalidInput)?;
+    let parsed = timed(ran, "parse", plugin.parse(&case.context(), request)).await?;
+    let response = AnswerCase::from(&Answer::Response(parsed.response)).response;
+    let events: Vec<Value> = parsed.events.into_iter().map(event_json).collect();
+    Ok(json!({"events": events, "response": response}))
+}
+
+/// An event as JSON: what happened by its name in the WIT, and to whom.
+fn event_json(event: Event) -> Value {
+    let Event { provider_id, address, at, kind, attributes } = event;
+    let (kind, more) = match kind {
+        EventKind::Delivered => ("delivered", Value::Null),
+        EventKind::Read => ("read", Value::Null),
+        EventKind::Failed(failure) => ("failed", json!({"code": failure.code, "detail": failure.detail})),
+        EventKind::Reply(text) => ("reply", json!({"text": text})),
+        EventKind::OptedOut => ("opted-out", Value::Null),
+    };
+    let mut value = json!({
+        "event": kind, "provider_id": provider_id, "address": address, "at": at, "attributes": attributes,
+    });
+    if let (Some(fields), Value::Object(more)) = (value.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    value
 }
 
 async fn send(

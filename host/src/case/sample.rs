@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::run::{FaultView, Ran, run};
-use super::{AnswerCase, Call, Case, PaceCase, ResponseCase, raw};
+use super::{AnswerCase, ArrivalCase, Call, Case, PaceCase, ResponseCase, raw};
 use crate::device::LastOutcome;
 use crate::plugin::PluginKind;
 use crate::plugins::{Plugin, PluginFault};
@@ -158,7 +158,11 @@ fn variations(plugin: &Plugin, case: Case) -> Vec<(&'static str, Case)> {
                 .map(|(what, answer)| (what, Case { answers: vec![answer], ..case.clone() }))
                 .collect();
             if plugin.has_lookup() {
-                out.push(("of a look-up", Case { call: Some(Call::Lookup), ..case }));
+                out.push(("of a look-up", Case { call: Some(Call::Lookup), ..case.clone() }));
+            }
+            if plugin.has_receipts() {
+                let request = ArrivalCase { body: "{}".to_owned(), ..ArrivalCase::default() };
+                out.push(("of a webhook", Case { call: Some(Call::Parse), request: Some(request), ..case }));
             }
             out
         }

@@ -1,4 +1,5 @@
-//! `carillon message unknown|resolve|lookup`: the inbox of messages of which nobody knows whether they were sent.
+//! `carillon message show|unknown|resolve|lookup`: one message, and the inbox of those of which nobody knows whether they were
+//! sent.
 
 use std::process::ExitCode;
 
@@ -15,6 +16,16 @@ const PAGE: usize = 500;
 /// What to do with messages.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Show a message: where it stands, and what its provider reported after it took it.
+    Show {
+        /// The message, 19 digits.
+        id: MessageId,
+        /// Print JSON, everything that is known of it.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
     /// List messages of which nobody knows whether they were sent: id, address, device, since when, why, where from.
     Unknown {
         /// Only those of this campaign.
@@ -63,6 +74,15 @@ pub enum Command {
 /// Runs the command.
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Show { id, json, server } => {
+            let path = format!("/api/v1/messages/{id}");
+            let message = server.api()?.ask("GET", &path, "application/json", Bytes::new()).await?;
+            if json {
+                println!("{message}");
+            } else {
+                println!("{id} is {}{}", text(&message, "/status"), receipt(&message));
+            }
+        }
         Command::Unknown { campaign, sequence, device, limit, json, server } => {
             let mut path = format!("/api/v1/messages?status=unknown&limit={}", limit.clamp(1, PAGE));
             for (name, value) in [
@@ -116,6 +136,26 @@ async fn list(server: Server, path: &str, limit: usize, json: bool) -> anyhow::R
             }
             None => return Ok(()),
         }
+    }
+}
+
+/// What its provider reported, for people; nothing where nothing is awaited.
+fn receipt(message: &Value) -> String {
+    let mut out = match text(message, "/receipt/state") {
+        "" => return String::new(),
+        state => format!("; its receipt: {state}"),
+    };
+    for (what, at) in
+        [("delivered", "/receipt/delivered_at"), ("read", "/receipt/read_at"), ("failed", "/receipt/failed_at")]
+    {
+        match text(message, at) {
+            "" => {}
+            at => out.push_str(&format!(", {what} {at}")),
+        }
+    }
+    match text(message, "/receipt/reason/detail") {
+        "" => out,
+        detail => format!("{out}: {}: {detail}", text(message, "/receipt/reason/code")),
     }
 }
 

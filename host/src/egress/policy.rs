@@ -88,6 +88,11 @@ impl Secret {
         &self.name
     }
 
+    /// What it is: for whoever checks with it what came in.
+    pub(crate) fn value(&self) -> &str {
+        &self.value
+    }
+
     /// The host it may go to.
     pub fn host(&self) -> &str {
         &self.host

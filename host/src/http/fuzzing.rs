@@ -14,8 +14,10 @@ use crate::campaign::{BadField, CampaignSpec};
 use crate::clock::Time;
 use crate::consent::NewSuppression;
 use crate::device::DeviceSpec;
-use crate::id::{CampaignId, DeviceId, Digest, HostId, MessageId, SequenceId, TokenId};
+use crate::id::{CampaignId, DeviceId, Digest, HostId, MessageId, SequenceId, TokenId, WebhookId};
 use crate::operations::audiences::Rejected;
+use crate::operations::webhooks;
+use crate::receipt::{AddressKey, spellings};
 use crate::sequence::SequenceSpec;
 use crate::store::Page;
 use crate::ui::format::pretty_json;
@@ -27,6 +29,7 @@ pub fn names(bytes: &[u8]) {
         id::<SequenceId>(text);
         id::<HostId>(text);
         id::<TokenId>(text);
+        id::<WebhookId>(text);
         id::<DeviceId>(text);
         id::<MessageId>(text);
         id::<Digest>(text);
@@ -37,6 +40,10 @@ pub fn names(bytes: &[u8]) {
         cursor::<CampaignId>(text);
         cursor::<DeviceId>(text);
         cursor::<MessageId>(text);
+        for spelling in spellings(text) {
+            assert_eq!(AddressKey::new("p", &spelling), AddressKey::new("p", text), "{spelling:?} is another address");
+        }
+        assert!(!webhooks::is_key(text) || text.len() == 48);
         crate::ui::fuzzing::next(text);
         crate::egress::fuzzing::grants(text);
     }

@@ -11,6 +11,7 @@ use crate::id::{CampaignId, RunKey};
 use crate::json::optional_object;
 use crate::message::Counts;
 use crate::queue::Wake;
+use crate::receipt::ReceiptCounts;
 use crate::resolution::UnknownPolicy;
 use crate::store::Page;
 use crate::window::SendingWindow;
@@ -76,6 +77,8 @@ pub struct CampaignView {
     pub paused_reason: Option<String>,
     /// How many of its messages are in each state.
     pub counts: Counts,
+    /// How many of those that were sent were reported as what by their provider, where its webhook is set up.
+    pub receipts: ReceiptCounts,
     /// Recipients: messages made, and contacts still to become messages.
     pub recipients: u64,
     /// Messages a second over the last minute.
@@ -322,11 +325,11 @@ async fn counts(core: &Core, run: RunKey) -> Result<Counts> {
 /// [`OpError::NotFound`] when there is none.
 pub async fn campaign_view(core: &Core, id: CampaignId) -> Result<CampaignView> {
     let campaign = campaign(core, id).await?;
-    let counts = match campaign.run {
-        Some(run) => counts(core, run).await?,
-        None => Counts::default(),
+    let (counts, receipts) = match campaign.run {
+        Some(run) => (counts(core, run).await?, core.store.receipt_counts(&[run]).await?),
+        None => (Counts::default(), Vec::new()),
     };
-    view(core, campaign, counts).await
+    view(core, campaign, counts, receipts.first().map(|(_, receipts)| *receipts).unwrap_or_default()).await
 }
 
 /// Campaigns, newest first.
@@ -342,15 +345,17 @@ pub async fn campaign_views(
     let page = core.store.campaigns(status, cursor, limit).await?;
     let runs: Vec<_> = page.items.iter().filter_map(|c| c.run).collect();
     let counts = core.store.counts(&runs).await?;
+    let receipts = core.store.receipt_counts(&runs).await?;
     let mut items = Vec::with_capacity(page.items.len());
     for campaign in page.items {
         let of = counts.iter().find(|(key, _)| Some(*key) == campaign.run).map(|(_, c)| *c).unwrap_or_default();
-        items.push(view(core, campaign, of).await?);
+        let reported = receipts.iter().find(|(key, _)| Some(*key) == campaign.run).map(|(_, r)| *r).unwrap_or_default();
+        items.push(view(core, campaign, of, reported).await?);
     }
     Ok(Page { items, next: page.next })
 }
 
-async fn view(core: &Core, campaign: Campaign, counts: Counts) -> Result<CampaignView> {
+async fn view(core: &Core, campaign: Campaign, counts: Counts, receipts: ReceiptCounts) -> Result<CampaignView> {
     let is_sending = matches!(campaign.status, CampaignStatus::Running | CampaignStatus::Expanding);
     let made = counts.total();
     let recipients = if matches!(campaign.status, CampaignStatus::Running | CampaignStatus::Completed) {
@@ -373,6 +378,7 @@ async fn view(core: &Core, campaign: Campaign, counts: Counts) -> Result<Campaig
         status,
         paused_reason,
         counts,
+        receipts,
         recipients,
         rate_per_s: (rate_per_s * 100.0).round() / 100.0,
         eta_s,

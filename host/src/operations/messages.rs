@@ -8,6 +8,7 @@ use crate::clock::Time;
 use crate::core::Core;
 use crate::id::{CampaignId, DeviceId, Digest, MessageId};
 use crate::message::{AttemptRow, MessageRow, MessageStatus, Reason};
+use crate::receipt::Receipt;
 use crate::store::Page;
 
 use super::explain::{Explanation, explain};
@@ -118,6 +119,8 @@ pub struct MessageDetail {
     pub attempts: Vec<AttemptView>,
     /// Why it has not been sent yet; empty when it is final.
     pub waiting_because: Vec<Explanation>,
+    /// What its provider reported after it took it; `null` when its sender had no webhook, and so nothing is awaited.
+    pub receipt: Option<Receipt>,
 }
 
 /// One message.
@@ -128,7 +131,8 @@ pub async fn message(core: &Core, id: MessageId) -> Result<MessageDetail> {
     let row = row(core, id).await?;
     let attempts = core.store.attempts(id).await?.into_iter().map(AttemptView::from).collect();
     let waiting_because = explain(core, &row).await?;
-    Ok(MessageDetail { message: row.into(), attempts, waiting_because })
+    let receipt = core.store.receipt(id).await?;
+    Ok(MessageDetail { message: row.into(), attempts, waiting_because, receipt })
 }
 
 /// One message as the store has it; errors as for [`message`].

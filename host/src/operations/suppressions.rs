@@ -40,6 +40,19 @@ pub async fn add(core: &Core, actor: &Actor, mut entries: Vec<NewSuppression>) -
     Ok(added)
 }
 
+/// Adds what recipients said to the webhook of `plugin`: they want no more messages. Returns how many are new.
+///
+/// # Errors
+/// When the store is away: nothing may be taken for done then.
+pub async fn opt_out(core: &Core, plugin: &str, entries: &[NewSuppression]) -> Result<u32> {
+    let added = core.store.suppress(entries, core.clock.now()).await?;
+    if added > 0 {
+        let subject = format!("{added} new, said to the webhook of {plugin}");
+        done(core, &Actor::new("system"), "suppression.add", subject, &[Wake::Changed]).await?;
+    }
+    Ok(added)
+}
+
 /// Takes entries (address and channel, exactly) off the list. Returns how many went.
 ///
 /// # Errors
@@ -68,7 +81,7 @@ pub async fn list(
 }
 
 /// What is wrong with an address, without the address.
-pub(super) fn address_problem(address: &str) -> Option<&'static str> {
+pub(crate) fn address_problem(address: &str) -> Option<&'static str> {
     if address.is_empty() {
         Some("the address is empty")
     } else if address.len() > MAX_ADDRESS {

@@ -183,6 +183,14 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Compo
         );
         return Err(Refusal::new("missing-export", detail));
     }
+    let (receipts, _) = instance::RECEIPTS;
+    if info.can("receipts") && !(kind == PluginKind::Sender && instance::has(&component, receipts)) {
+        let detail = format!(
+            "describe says that the plugin understands its provider's webhooks, but it does not export {receipts}: build a sender \
+             for the world device-sender-receipts or full-sender, or leave the capability out."
+        );
+        return Err(Refusal::new("missing-export", detail));
+    }
     let (size, log) = (bytes.len() as u64, log.lines());
     Ok((Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, log }, component))
 }
@@ -282,6 +290,10 @@ pub(super) fn check_world(engine: &Engine, component: &Component, kind: PluginKi
             if instance::has(component, name) {
                 export::<wire::Start>(engine, component, name, "start")?;
                 export::<wire::Resume>(engine, component, name, "resume")?;
+            }
+            let (name, _) = instance::RECEIPTS;
+            if instance::has(component, name) {
+                export::<wire::Parse>(engine, component, name, "parse")?;
             }
             Ok(())
         }

@@ -44,11 +44,12 @@ pub(super) enum Functions {
         render: Typed<wire::Render>,
         variables: Typed<wire::Variables>,
     },
-    /// `lookup` is there when the component exports it.
+    /// `lookup` and `parse` are there when the component exports their interfaces.
     Sender {
         start: Typed<wire::Start>,
         resume: Typed<wire::Resume>,
         lookup: Option<(Typed<wire::Start>, Typed<wire::Resume>)>,
+        parse: Option<Typed<wire::Parse>>,
     },
 }
 
@@ -68,8 +69,9 @@ pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'st
     }
 }
 
-/// The interface that a sender may have besides its own, and its functions.
+/// The interfaces that a sender may have besides its own, and their functions.
 pub(super) const LOOKUP: (&str, &[&str]) = ("carillon:plugin/lookup@1.0.0", &["start", "resume"]);
+pub(super) const RECEIPTS: (&str, &[&str]) = ("carillon:plugin/receipts@1.0.0", &["parse"]);
 
 /// Whether a component exports an interface.
 pub(super) fn has(component: &Component, interface: &str) -> bool {
@@ -90,15 +92,19 @@ pub(super) struct Blueprint {
     exports: Exports,
     kind: PluginKind,
     looks_up: bool,
+    parses: bool,
 }
 
 impl Blueprint {
     /// Prepares a component of this kind; fails when the linker or the component lacks something.
     pub(super) fn new(linker: &Linker<Guest>, component: &Component, kind: PluginKind) -> wasmtime::Result<Self> {
         let pre = linker.instantiate_pre(component)?;
-        let optional = (kind == PluginKind::Sender && has(component, LOOKUP.0)).then_some(LOOKUP);
+        let optional = |interface: (&'static str, _)| {
+            (kind == PluginKind::Sender && has(component, interface.0)).then_some(interface)
+        };
+        let (lookup, receipts) = (optional(LOOKUP), optional(RECEIPTS));
         let mut exports = Vec::new();
-        for (name, functions) in [Some(interface(kind)), optional].into_iter().flatten() {
+        for (name, functions) in [Some(interface(kind)), lookup, receipts].into_iter().flatten() {
             for function in functions {
                 let index = component
                     .get_export_index(None, name)
@@ -107,7 +113,8 @@ impl Blueprint {
                 exports.push(index);
             }
         }
-        Ok(Self { pre, exports: Exports(exports), kind, looks_up: optional.is_some() })
+        let (looks_up, parses) = (lookup.is_some(), receipts.is_some());
+        Ok(Self { pre, exports: Exports(exports), kind, looks_up, parses })
     }
 
     /// Makes an instance; the store's deadline begins now.
@@ -138,6 +145,7 @@ impl Blueprint {
                 } else {
                     None
                 },
+                parse: if self.parses { Some(instance.get_typed_func(&mut store, next()?)?) } else { None },
             },
         };
         Ok(Instance { store, functions, calls: 0 })
@@ -287,6 +295,11 @@ impl Pool {
     /// Whether the version has the functions of `lookup`.
     pub(super) fn has_lookup(&self) -> bool {
         self.blueprint.looks_up
+    }
+
+    /// Whether the version has the function of `receipts`.
+    pub(super) fn has_receipts(&self) -> bool {
+        self.blueprint.parses
     }
 
     /// Whether a call may run on the caller's thread.

@@ -31,6 +31,12 @@ pub struct PluginLimits {
     pub headers: usize,
     /// A request's body (default 1 MiB).
     pub body_bytes: usize,
+    /// What the body of an answer to a provider's webhook may have (default 64 KiB).
+    pub response_bytes: usize,
+    /// What a provider may report with one request (default 10,000 events).
+    pub events: usize,
+    /// What all of it may take in memory (default 8 MiB).
+    pub events_bytes: usize,
     /// Lines of a plugin's output that are kept, the latest (default 100, of at most 500 bytes).
     pub log_lines: usize,
     /// Calls that an instance serves before it is dropped (default 10,000).
@@ -62,6 +68,9 @@ impl Default for PluginLimits {
             header_bytes: 32 << 10,
             headers: 64,
             body_bytes: 1 << 20,
+            response_bytes: 64 << 10,
+            events: 10_000,
+            events_bytes: 8 << 20,
             log_lines: 100,
             calls_per_instance: 10_000,
             idle_per_plugin: 16,

@@ -3,7 +3,7 @@
 //! Readers take a snapshot by one pointer; a reload makes a new one and swaps it. Whoever holds a [`Plugin`] keeps it, so a
 //! message in flight ends with the version that it began with.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -38,6 +38,8 @@ pub struct Registry {
 struct Snapshot {
     by_no: HashMap<VersionNo, Arc<Plugin>>,
     by_name: HashMap<String, Versions>,
+    /// Names of plugins that have a webhook.
+    listened_to: HashSet<String>,
 }
 
 #[derive(Default, Clone)]
@@ -96,6 +98,11 @@ impl Registry {
         self.ended.lock().retain(|trial| Arc::strong_count(trial) > 1);
     }
 
+    /// Whether the plugin has a webhook, so that what its messages are known by is kept.
+    pub fn is_listened_to(&self, name: &str) -> bool {
+        self.snapshot().listened_to.contains(name)
+    }
+
     /// The version with this number.
     pub fn by_no(&self, no: VersionNo) -> Option<Arc<Plugin>> {
         self.snapshot().by_no.get(&no).cloned()
@@ -138,7 +145,9 @@ impl Registry {
         let stored = store.plugins().await?;
         self.licence_all(&stored, &store.grants().await?);
         let before = self.snapshot();
-        let mut next = Snapshot::default();
+        let webhooks = store.webhooks(None).await?;
+        let mut next =
+            Snapshot { listened_to: webhooks.into_iter().map(|hook| hook.plugin).collect(), ..Snapshot::default() };
         let tried = |no| running.iter().any(|rollout| rollout.candidate.0 == no || rollout.stable.0 == no);
         let (first, others): (Vec<_>, Vec<_>) = stored.into_iter().partition(|v| v.active || tried(v.no));
         for (version, plugin) in self.all_loaded(store, &before, first).await? {

@@ -14,9 +14,10 @@ pub(super) enum Function {
     Resume,
     StartLookup,
     ResumeLookup,
+    Parse,
 }
 
-const FUNCTIONS: [(Function, &str); 7] = [
+const FUNCTIONS: [(Function, &str); 8] = [
     (Function::NextDelay, "next-delay"),
     (Function::Render, "render"),
     (Function::Variables, "variables"),
@@ -24,6 +25,7 @@ const FUNCTIONS: [(Function, &str); 7] = [
     (Function::Resume, "resume"),
     (Function::StartLookup, "lookup-start"),
     (Function::ResumeLookup, "lookup-resume"),
+    (Function::Parse, "parse"),
 ];
 
 /// Counts of one function since the version was loaded.

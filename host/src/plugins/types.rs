@@ -451,6 +451,70 @@ pub struct Progress {
     pub account_state: Option<String>,
 }
 
+/// A request that a provider made to us.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
+#[component(record)]
+pub struct HttpArrival {
+    /// The method.
+    pub method: String,
+    /// The path after the webhook's own.
+    pub path: String,
+    /// What follows the `?`, undecoded.
+    pub query: String,
+    /// In the order received, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: PluginBody,
+}
+
+/// What happened to a message, or what its recipient did.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift)]
+#[component(variant)]
+pub enum EventKind {
+    /// It arrived.
+    #[component(name = "delivered")]
+    Delivered,
+    /// It was read.
+    #[component(name = "read")]
+    Read,
+    /// It did not arrive after all.
+    #[component(name = "failed")]
+    Failed(Failure),
+    /// The recipient answered; the text.
+    #[component(name = "reply")]
+    Reply(String),
+    /// The recipient wants no more messages.
+    #[component(name = "opted-out")]
+    OptedOut,
+}
+
+/// Something that a provider reports.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift)]
+#[component(record)]
+pub struct Event {
+    /// The provider's id of the message; may be empty.
+    #[component(name = "provider-id")]
+    pub provider_id: String,
+    /// The recipient's address; may be empty.
+    pub address: String,
+    /// When it happened: finite.
+    pub at: f64,
+    /// What.
+    pub kind: EventKind,
+    /// More facts.
+    pub attributes: Attributes,
+}
+
+/// What a provider's request means.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift)]
+#[component(record)]
+pub struct Parsed {
+    /// In their order.
+    pub events: Vec<Event>,
+    /// What the provider wants to hear.
+    pub response: HttpResponse,
+}
+
 /// Why a call gave no answer. No text in it comes from a message; texts that a plugin gave are cut to 500 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PluginFault {

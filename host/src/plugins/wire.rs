@@ -8,8 +8,8 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use super::types::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HttpRequest, Outbound, Outcome, PaceFacts, PluginFault,
-    Progress, RenderJob, Step,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, HttpRequest, Outbound, Outcome, PaceFacts,
+    Parsed, PluginFault, Progress, RenderJob, Step,
 };
 use crate::device::LastOutcome;
 use crate::message::truncate;
@@ -192,5 +192,7 @@ pub(super) type Render = ((Context, Vec<RenderJob>), Reply<Vec<Result<Content, P
 pub(super) type Variables = ((Context,), Reply<Vec<String>>);
 /// Arguments and results of `sender.start`.
 pub(super) type Start = ((Context, Arc<Outbound>), Reply<WireProgress>);
+/// Arguments and results of `receipts.parse`.
+pub(super) type Parse = ((Context, HttpArrival), Reply<Parsed>);
 /// Arguments and results of `sender.resume`.
 pub(super) type Resume = ((Context, String, Arc<Answer>), Reply<WireProgress>);

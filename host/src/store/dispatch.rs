@@ -3,7 +3,8 @@
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
 /// `tokens`, `devices`, `audiences`, `plugins`, `grants`, `secrets`, `rollouts`, `cases`, `campaigns`, `runs`, `messages`,
-/// `reading`, `retention`, `unknown`, `consent` and `sequences`. The methods about the store itself are the backend's own.
+/// `reading`, `receipts`, `retention`, `unknown`, `consent` and `sequences`. The methods about the store itself are the
+/// backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
         impl $backend {
@@ -397,6 +398,41 @@ macro_rules! store_by_subject {
             }
             async fn ahead_of(&self, id: MessageId, device: DeviceNo, runs: &[RankedRun], limit: u32) -> Result<u32> {
                 self.noted(reading::ahead_of(self, id, device, runs, limit).await)
+            }
+            async fn create_webhook(&self, webhook: &Webhook, key: Digest) -> Result<()> {
+                self.noted(receipts::create_webhook(self, webhook, key).await)
+            }
+            async fn webhooks(&self, plugin: Option<&str>) -> Result<Vec<Webhook>> {
+                self.noted(receipts::webhooks(self, plugin).await)
+            }
+            async fn webhook_by_key(&self, key: Digest) -> Result<Option<Webhook>> {
+                self.noted(receipts::webhook_by_key(self, key).await)
+            }
+            async fn delete_webhook(&self, plugin: &str, id: WebhookId) -> Result<bool> {
+                self.noted(receipts::delete_webhook(self, plugin, id).await)
+            }
+            async fn expect_receipts(&self, expected: &[(MessageId, Expected)]) -> Result<()> {
+                self.noted(receipts::expect_receipts(self, expected).await)
+            }
+            async fn note_receipts(&self, news: &[News], room: u32, now: Time) -> Result<Noted> {
+                self.noted(receipts::note_receipts(self, news, room, now).await)
+            }
+            async fn settle_early_receipts(&self, before: Time, limit: u32) -> Result<(Noted, u64)> {
+                self.noted(receipts::settle_early_receipts(self, before, limit).await)
+            }
+            async fn receipt(&self, id: MessageId) -> Result<Option<Receipt>> {
+                self.noted(receipts::receipt(self, id).await)
+            }
+            async fn receipt_counts(&self, runs: &[RunKey]) -> Result<Vec<(RunKey, ReceiptCounts)>> {
+                self.noted(receipts::receipt_counts(self, runs).await)
+            }
+            async fn addresses_of_receipts(
+                &self,
+                keys: &[ReceiptKey],
+                addresses: &[AddressKey],
+                limit: u32,
+            ) -> Result<Vec<String>> {
+                self.noted(receipts::addresses_of_receipts(self, keys, addresses, limit).await)
             }
             async fn unknown(
                 &self,

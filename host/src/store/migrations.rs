@@ -15,6 +15,7 @@ const POSTGRES: &[File] = &[
     (5, "rollouts", include_str!("../../../migrations/postgres/0005_rollouts.sql")),
     (6, "plugin_cases", include_str!("../../../migrations/postgres/0006_plugin_cases.sql")),
     (7, "grants", include_str!("../../../migrations/postgres/0007_grants.sql")),
+    (8, "receipts", include_str!("../../../migrations/postgres/0008_receipts.sql")),
 ];
 const SQLITE: &[File] = &[
     (1, "schema", include_str!("../../../migrations/sqlite/0001_schema.sql")),
@@ -24,6 +25,7 @@ const SQLITE: &[File] = &[
     (5, "rollouts", include_str!("../../../migrations/sqlite/0005_rollouts.sql")),
     (6, "plugin_cases", include_str!("../../../migrations/sqlite/0006_plugin_cases.sql")),
     (7, "grants", include_str!("../../../migrations/sqlite/0007_grants.sql")),
+    (8, "receipts", include_str!("../../../migrations/sqlite/0008_receipts.sql")),
 ];
 
 /// The tables of PostgreSQL.

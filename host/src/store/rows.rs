@@ -5,6 +5,7 @@ mod catalogue;
 mod contacts;
 mod errors;
 mod messages;
+mod receipts;
 mod rollouts;
 
 pub use campaigns::*;
@@ -12,6 +13,7 @@ pub use catalogue::*;
 pub use contacts::*;
 pub use errors::*;
 pub use messages::*;
+pub use receipts::*;
 pub use rollouts::*;
 
 use serde::Serialize;

@@ -17,6 +17,7 @@ mod messages;
 mod paces;
 mod plugins;
 mod reading;
+mod receipts;
 mod retention;
 mod runs;
 mod secrets;

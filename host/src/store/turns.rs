@@ -54,4 +54,5 @@ pub fn has_more(end: &Settlement) -> bool {
         || end.pace.is_some()
         || end.suppress.is_some()
         || end.sequence.is_some()
+        || end.receipt.is_some()
 }

@@ -135,6 +135,7 @@ pub async fn settle(pool: &Pool, left: &InFlight) -> Result<(), StoreError> {
         finished_at: now,
         pace: Some(pace),
         suppress: None,
+        receipt: None,
     };
     let applied = core.store.settle(std::slice::from_ref(&settlement)).await?;
     if applied.first() == Some(&true) {

@@ -15,6 +15,8 @@ use crate::id::{DeviceId, MessageId};
 use crate::message::{Begun, Claim, Reason, Settled, Settlement};
 use crate::metrics::SuppressedAt;
 use crate::queue::{Disposal, Finish, Wake};
+use crate::receipt::Expected;
+use crate::trial::Sides;
 use crate::workers::attempt::Attempt;
 use crate::workers::leases::Lease;
 use crate::workers::turns::{Answer, Done, Next, Release, Turn};
@@ -235,6 +237,7 @@ impl Session {
             _ => None,
         }
         .is_some();
+        let receipt = expected(pool, &attempt, sides, &finished.ended);
         let mut verdict = facts.judge(finished.ended);
         // What only an operator can mend goes wrong for every message: the campaign's breaker hears of it.
         if let Some(which) = finished.not_granted
@@ -297,6 +300,7 @@ impl Session {
                 finished_at: now,
                 pace,
                 suppress: verdict.suppress,
+                receipt,
             },
             device: device.clone(),
             delay,
@@ -342,6 +346,16 @@ impl Pool {
     }
 }
 
+/// What the provider's reports will find a message by that it took, where somebody listens to them.
+fn expected(pool: &Pool, attempt: &Attempt, sides: Sides, ended: &Ended) -> Option<Expected> {
+    let Ended::Outcome(outcome) = ended else { return None };
+    let plugin = attempt.sender.at(sides.sender);
+    if !pool.core.plugins.is_listened_to(&plugin.info.name) {
+        return None;
+    }
+    plugin.expects(outcome, &attempt.work.recipient.address)
+}
+
 /// The store did not answer a begin: it may have been committed. Nothing has left, so the message goes back as if it
 /// had never been taken, as soon as the store says whether it was.
 async fn undo(pool: &Pool, device: &Device, token: i64, message: MessageId) {
@@ -363,6 +377,7 @@ async fn undo(pool: &Pool, device: &Device, token: i64, message: MessageId) {
         pace: None,
         suppress: None,
         sequence: None,
+        receipt: None,
     };
     pool.patiently(|| pool.core.store.settle(std::slice::from_ref(&released))).await;
 }

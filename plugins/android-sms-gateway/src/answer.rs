@@ -58,7 +58,7 @@ fn of_state(reply: &Reply) -> Option<Outcome> {
 }
 
 /// Android's name of the error in a text that may also have a number: `Send result: RESULT_ERROR_NO_SERVICE`.
-fn result_word(text: &str) -> &str {
+pub fn result_word(text: &str) -> &str {
     let word = |word: &&str| word.starts_with("RESULT_") && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
     text.split([' ', ':', ',']).find(word).filter(|word| word.len() <= 64).unwrap_or_default()
 }

@@ -7,6 +7,7 @@ use common::provider::{self, Configs, Configured, Reply, Settings, Usual as _, d
 use crate::answer::Seen;
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::lookup::Guest as Lookup;
+use crate::bindings::exports::carillon::plugin::receipts::{Guest as Receipts, HttpArrival, Parsed};
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
 use crate::message::{Config, Mode, Way};
 
@@ -14,7 +15,7 @@ mod answer;
 mod bindings {
     wit_bindgen::generate!({
         path: "../../wit",
-        world: "device-sender-lookup",
+        world: "full-sender",
         with: {
             "carillon:plugin/types@1.0.0": common::contract::types,
             "carillon:plugin/sending@1.0.0": common::contract::sending,
@@ -22,6 +23,7 @@ mod bindings {
     });
 }
 mod message;
+mod webhook;
 
 const SECRET: &str = "SMS_GATEWAY";
 
@@ -42,7 +44,9 @@ impl Describe for SmsGateway {
             hosts: vec!["api.sms-gate.app".into()],
             secrets: vec![SECRET.into()],
             // The message's id is the gateway's key: a second request with it is refused.
-            capabilities: vec![("provider-deduplicates".into(), "true".into()), ("lookup".into(), "true".into())],
+            capabilities: [("provider-deduplicates", "true"), ("lookup", "true"), ("receipts", "true")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
         }
     }
 }
@@ -112,6 +116,12 @@ impl Lookup for SmsGateway {
             Ok(reply) => answer::looked_up(&reply, Seen::Perhaps),
             Err(outcome) => *outcome,
         }))
+    }
+}
+
+impl Receipts for SmsGateway {
+    fn parse(ctx: Context, request: HttpArrival) -> Result<Parsed, PluginError> {
+        webhook::parse(&ctx, &request)
     }
 }
 

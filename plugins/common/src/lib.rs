@@ -1,5 +1,6 @@
 //! What the first-party senders share: settings, what an HTTP API's statuses mean, and how configurations are read.
 
+pub mod arrival;
 pub mod contract;
 pub mod provider;
 

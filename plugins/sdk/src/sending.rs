@@ -166,6 +166,13 @@ pub fn word(value: &Value) -> Option<String> {
     }
 }
 
+/// Days from 1970-01-01 to a day of the Gregorian calendar.
+pub const fn days(year: i64, month: i64, day: i64) -> i64 {
+    // Years that begin in March, so that the leap day is the last.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468
+}
+
 /// The milliseconds of an HTTP date in its preferred form: `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date_ms(text: &str) -> Option<f64> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -180,11 +187,7 @@ fn http_date_ms(text: &str) -> Option<f64> {
     if parts.next()? != "GMT" || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // Days since 1970-01-01 in the Gregorian calendar (years that begin in March).
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days =
-        y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468;
-    Some((days * 86_400 + i64::from(hour * 3600 + minute * 60 + second)) as f64 * 1000.0)
+    Some((days(year, month, day) * 86_400 + i64::from(hour * 3600 + minute * 60 + second)) as f64 * 1000.0)
 }
 
 /// Percent-encodes everything but what RFC 3986 reserves for nothing. A placeholder does not survive it.

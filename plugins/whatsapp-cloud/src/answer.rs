@@ -1,6 +1,6 @@
 //! What the Cloud API's answers mean: by the error's code, as its documentation advises, then by the status.
 
-use common::contract::sending::{Failure, Outcome, RecipientProblem, Scope};
+use common::contract::sending::{Acceptance, Failure, Outcome, RecipientProblem, Scope};
 use common::provider::{self, Reply, Settings, Usual as _, down, failure, rejected};
 use serde_json::Value;
 
@@ -11,7 +11,10 @@ const NOT_READY_MS: f64 = 900_000.0;
 pub fn outcome(settings: &Settings, spam_wait_ms: f64, reply: &Reply) -> Outcome {
     let id = reply.id("/messages/0/id");
     if reply.status < 300 && !id.is_empty() {
-        return provider::accepted(id);
+        // What WhatsApp calls the recipient, which is not always the number as it was given.
+        let address = reply.id("/contacts/0/wa_id");
+        let attributes = if address.is_empty() { Vec::new() } else { vec![("address".into(), address)] };
+        return Outcome::Accepted(Acceptance { provider_id: id, attributes });
     }
     let Some(code) = reply.at("/error/code").and_then(Value::as_i64) else {
         return reply.usual(settings, Scope::Device);

@@ -5,6 +5,7 @@ use common::contract::types::{Context, PluginError};
 use common::provider::{self, Configs, Configured, Reply, done, percent, progress};
 
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
+use crate::bindings::exports::carillon::plugin::receipts::{Guest as Receipts, HttpArrival, Parsed};
 use crate::bindings::exports::carillon::plugin::sender::Guest as Sender;
 use crate::message::{Adapter, Config};
 
@@ -12,7 +13,7 @@ mod answer;
 mod bindings {
     wit_bindgen::generate!({
         path: "../../wit",
-        world: "device-sender",
+        world: "device-sender-receipts",
         with: {
             "carillon:plugin/types@1.0.0": common::contract::types,
             "carillon:plugin/sending@1.0.0": common::contract::sending,
@@ -20,6 +21,7 @@ mod bindings {
     });
 }
 mod message;
+mod webhook;
 
 const API: &str = "https://graph.facebook.com";
 const SECRET: &str = "WHATSAPP_TOKEN";
@@ -40,7 +42,7 @@ impl Describe for WhatsApp {
             adapter_schema: include_str!("adapter.schema.json").into(),
             hosts: vec!["graph.facebook.com".into()],
             secrets: vec![SECRET.into()],
-            capabilities: vec![("provider-deduplicates".into(), "false".into())],
+            capabilities: vec![("provider-deduplicates".into(), "false".into()), ("receipts".into(), "true".into())],
         }
     }
 }
@@ -69,6 +71,13 @@ impl Sender for WhatsApp {
             Ok(reply) => answer::outcome(&configured.settings, configured.config.spam_wait_ms, &reply),
             Err(outcome) => *outcome,
         }))
+    }
+}
+
+impl Receipts for WhatsApp {
+    fn parse(ctx: Context, request: HttpArrival) -> Result<Parsed, PluginError> {
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        webhook::parse(&ctx, configured.config.verify_token.as_deref(), &request)
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Config {
     #[serde(default)]
     preview_url: bool,
     template: Option<Template>,
+    /// For a webhook: what Meta shows when it asks whether the address is ours.
+    pub verify_token: Option<String>,
     /// How long a number waits that sends too much that is unwanted, in milliseconds.
     #[serde(default = "hour")]
     pub spam_wait_ms: f64,

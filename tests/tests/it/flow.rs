@@ -6,6 +6,7 @@
 mod grants;
 mod operating;
 mod plugins;
+mod receipts;
 mod rollouts;
 mod unknown;
 

@@ -20,20 +20,21 @@ use std::time::Duration;
 use carillon::campaign::CampaignStatus as C;
 use carillon::consent::NewSuppression;
 use carillon::device::PaceUpdate;
-use carillon::id::{DeviceNo, MessageId};
+use carillon::id::{DeviceNo, Digest, MessageId};
 use carillon::message::{Begun, MessageRow, MessageStatus as M, Reason, Settled, Settlement, Work};
+use carillon::receipt::{AddressKey, Expected, News, ReceiptKey, ReceiptState};
 use carillon::resolution::{Resolution, Resolved, Way};
 use carillon::store::{Store, UnknownOf};
 use carillon_tests::fleet::{at, sent};
 use carillon_tests::plans::plans_of;
 use parking_lot::Mutex;
 
-use filled::{Filled, NOW};
+use filled::{Filled, KEY, NOW};
 
 /// The major version of PostgreSQL that the snapshots were taken with.
 const SNAPSHOTS_OF: i32 = 15;
 /// Tables that no statement here may read from end to end.
-const LARGE: [&str; 3] = ["messages", "contacts", "attempts"];
+const LARGE: [&str; 4] = ["messages", "contacts", "attempts", "receipts"];
 /// Checked, but not compared: statements that run only when a suppressed contact happens to be enrolled, and one whose two
 /// plans, both by its key, cost the same.
 const SOMETIMES: [&str; 3] = [
@@ -93,6 +94,7 @@ async fn no_statement_reads_a_large_table_whole_and_no_plan_changes_unnoticed() 
     reading(&filled).await;
     rounds(&filled).await;
     figures(&filled).await;
+    receipts(&filled).await;
 }
 
 /// The processor: what goes into which queue.
@@ -384,4 +386,58 @@ async fn figures(filled: &Filled) {
         })
         .await;
     assert!(plans.wrong.is_empty(), "{}", plans.wrong.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+/// What providers report.
+async fn receipts(filled: &Filled) {
+    let mut plans = Plans::of(filled);
+    let news = |n: u32, state| -> Vec<News> {
+        let key = |contact: u32| ReceiptKey(i64::from(contact) * KEY);
+        (1..500).map(|c| News { key: key(1_000 * n + c), state, at: NOW, reason: None }).collect()
+    };
+    plans
+        .add("note_receipts", async |store, n| {
+            let noted = store.note_receipts(&news(n, ReceiptState::Read), 10_000, NOW).await.unwrap();
+            assert!(noted.changed.read > 400 && noted.early > 0, "{noted:?}");
+        })
+        .await;
+    plans
+        .add("settle_early_receipts", async |store, _| {
+            let (noted, given_up) = store.settle_early_receipts(at(0), 100).await.unwrap();
+            assert_eq!((noted.repeated, given_up), (0, 0));
+        })
+        .await;
+    plans
+        .add("expect_receipts", async |store, n| {
+            let of = |c: u32| {
+                let (key, address) = (ReceiptKey(-i64::from(c)), AddressKey(i64::from(c)));
+                (filled.live.message(300_000 + 1_000 * n + c), Expected { key, address })
+            };
+            store.expect_receipts(&(1..170).map(of).collect::<Vec<_>>()).await.unwrap();
+        })
+        .await;
+    plans
+        .add("receipt", async |store, n| {
+            store.receipt(filled.live.message(1_000 * n + 1)).await.unwrap();
+        })
+        .await;
+    plans
+        .add("receipt_counts", async |store, _| {
+            assert_eq!(store.receipt_counts(&filled.runs).await.unwrap().len(), 1);
+        })
+        .await;
+    plans
+        .add("addresses_of_receipts", async |store, n| {
+            let keys: Vec<_> = (1..100).map(|c| ReceiptKey(i64::from(1_000 * n + c) * KEY)).collect();
+            let addresses: Vec<_> = (1..100).map(|c| AddressKey(i64::from(c))).collect();
+            assert!(store.addresses_of_receipts(&keys, &addresses, 200).await.unwrap().len() > 100);
+        })
+        .await;
+    plans
+        .add("webhooks", async |store, n| {
+            store.webhook_by_key(Digest::of(&[u8::try_from(n).unwrap()])).await.unwrap();
+            store.webhooks(Some("none")).await.unwrap();
+        })
+        .await;
+    plans.check("receipts");
 }

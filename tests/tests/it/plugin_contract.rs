@@ -6,6 +6,7 @@ mod hostile;
 mod languages;
 mod modules;
 mod providers;
+mod receipts;
 mod seeds;
 mod webhook;
 

@@ -7,6 +7,7 @@ mod devices;
 mod housekeeping;
 mod messages;
 mod plugins;
+mod receipts;
 mod retention;
 mod rollouts;
 mod sequences;

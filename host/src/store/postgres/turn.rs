@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::consent::suppress_in;
 use super::devices::save_paces_in;
+use super::receipts::expect_in;
 use super::turns::{Step, groups, has_more};
 use super::*;
 use crate::message::{Work, code};
@@ -127,6 +128,8 @@ async fn step(pg: &Postgres, host: HostId, steps: &[Step<'_>], now: Time) -> Res
         }
         let steps = ended.iter().filter_map(|s| Some(rows::AdvanceSql::new(s.message, s.sequence.as_ref()?)));
         advance_enrolments(pg, &mut tx, &steps.collect::<Vec<_>>()).await?;
+        let expected: Vec<_> = ended.iter().filter_map(|s| Some((s.message, s.receipt?))).collect();
+        expect_in(pg, &mut tx, &expected).await?;
         let suppress: Vec<_> = ended.iter().filter_map(|s| Some((s.suppress.as_ref()?, s.finished_at))).collect();
         if !suppress.is_empty() {
             suppress_in(pg, &mut tx, &suppress).await?;

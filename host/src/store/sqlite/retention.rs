@@ -64,6 +64,11 @@ pub(super) async fn prune_run(lite: &Sqlite, before: Time, limit: u32, now: Time
         .bind(step.upto.0)
         .execute(&mut *tx)
         .await?;
+    lite.sql("DELETE FROM receipts WHERE message_id > $1 AND message_id <= $2")
+        .bind(step.after.0)
+        .bind(step.upto.0)
+        .execute(&mut *tx)
+        .await?;
     lite.sql("DELETE FROM run_devices WHERE run_key = $1 AND pos >= $2 AND pos < $3")
         .bind(run.0)
         .bind(state.cursor)

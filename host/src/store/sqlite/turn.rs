@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use super::consent::suppress_in;
 use super::devices::save_paces_in;
+use super::receipts::expect_in;
 use super::turns::{Step, groups, has_more};
 use super::*;
 use crate::sequence::EnrolmentStatus;
@@ -82,6 +83,8 @@ async fn take_steps(lite: &Sqlite, tx: &mut Tx, host: HostId, steps: &[Step<'_>]
         save_paces_in(lite, tx, ended.iter().filter_map(|(end, _)| end.pace.as_ref())).await?;
         let steps = ended.iter().filter_map(|(s, _)| Some(rows::AdvanceSql::new(s.message, s.sequence.as_ref()?)));
         advance_enrolments(lite, tx, steps).await?;
+        let expected: Vec<_> = ended.iter().filter_map(|(end, _)| Some((end.message, end.receipt?))).collect();
+        expect_in(lite, tx, &expected).await?;
         let suppress: Vec<_> =
             ended.iter().filter_map(|(end, _)| Some((end.suppress.as_ref()?, end.finished_at))).collect();
         suppress_in(lite, tx, &suppress).await?;

@@ -15,6 +15,13 @@ const OPEN: [(&str, &str); 4] = [
     ("/api/v1/openapi.json", "how to call is no secret"),
 ];
 
+/// What answers without a token to whoever knows the key in its path, and why: not in the document, because it is the provider that
+/// says what is asked and the plugin that says what is answered.
+const KEYED: (&str, &str) = (
+    "/hooks/{plugin}/{key}",
+    "providers report there and have no token of ours; `api::hooks` tries to get past the key",
+);
+
 /// Every operation of the document with the scope that it demands, its path filled in.
 fn operations(document: &Value) -> Vec<(String, String, Option<String>)> {
     let mut out = Vec::new();
@@ -86,6 +93,14 @@ async fn without_a_token_only_what_is_open_on_purpose_answers() {
         let status = api.send("GET", path, &[], "").await.status;
         assert_eq!(status, 200, "{path} is open: {why}");
         assert!(document["paths"][path].is_null(), "{path} is open and in the document");
+    }
+    // Nor is what a key opens, and without one it is as if it were not there.
+    let (path, why) = KEYED;
+    assert!(document["paths"][path].is_null(), "{path} is open and in the document: {why}");
+    for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
+        for path in ["/hooks/telegram", "/hooks/telegram/", "/hooks/telegram/hook_x", "/hooks/telegram/hook_x/more"] {
+            api.send(method, path, &[], "").await.expect(404);
+        }
     }
     // No other spelling of a path, and no method that the document does not have, gets past the door.
     for (method, path, _) in operations(&document) {

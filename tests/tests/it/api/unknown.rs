@@ -39,6 +39,7 @@ impl Api {
                 pace: None,
                 suppress: None,
                 sequence: None,
+                receipt: None,
             };
             assert_eq!(store.settle(&[end]).await.unwrap(), [true]);
             messages.push(row.id);

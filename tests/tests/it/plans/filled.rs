@@ -15,6 +15,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 /// When it is looked at.
 pub(super) const NOW: Time = Time::from_ms(1_800_000_000_000 + 700_000_000);
 
+/// The key of a receipt is the number of its contact times this.
+pub(super) const KEY: i64 = 1_000_003;
 const DEVICES: usize = 3_000;
 const CONTACTS: u32 = 500_000;
 /// Campaigns that finished long ago, without messages of their own.
@@ -123,9 +125,16 @@ impl Filled {
                  SELECT '+49' || n, '', 'opted-out', {0} + n FROM generate_series(1, 100000) n;
                  INSERT INTO device_state (device_no, next_at, token, pace) SELECT no, {0}, 0, '{{}}' FROM devices;
                  INSERT INTO lookups (message_id, next_at, tries)
-                 SELECT id, {0}, 1 FROM messages WHERE id >> 32 = {1} ORDER BY id LIMIT 50000",
+                 SELECT id, {0}, 1 FROM messages WHERE id >> 32 = {1} ORDER BY id LIMIT 50000;
+                 INSERT INTO receipts (message_id, key, address_key, delivered_at, state)
+                 SELECT id, (id & 4294967295) * {KEY}, (id & 4294967295) % 100000, {0}, 2
+                 FROM messages WHERE id >> 32 = {2} AND status IN (3, 4) ORDER BY id;
+                 INSERT INTO early_receipts (key, state, at, arrived_at) SELECT -n, 2, {0}, {0} + n FROM generate_series(1, 5000) n;
+                 INSERT INTO webhooks (id, key, plugin, spec, created_at)
+                 SELECT gen_random_uuid(), sha256(n::text::bytea), 'p-' || n % 20, '{{}}', {0} FROM generate_series(1, 200) n",
                 T0.as_ms(),
-                old.run.key.0
+                old.run.key.0,
+                live.run.key.0
             ),
         )
         .await;

@@ -95,18 +95,21 @@ async fn a_description_that_lies_is_refused() {
 
 #[tokio::test]
 async fn an_ability_that_is_not_there_is_refused() {
-    // `describe` says ("lookup", "true"): a pair of texts in a list of one.
+    // `describe` says ("lookup", "true"), or ("receipts", "true"): a pair of texts in a list of one.
     let capabilities = guests::RECORD + 56;
-    let claims = format!(
-        "(i64.store (i32.const 64) (i64.const 0x70756b6f6f6c)) (i32.store (i32.const 72) (i32.const 0x65757274))
-         (i32.store (i32.const 80) (i32.const 64)) (i32.store (i32.const 84) (i32.const 6))
-         (i32.store (i32.const 88) (i32.const 72)) (i32.store (i32.const 92) (i32.const 4))
-         (i32.store (i32.const {capabilities}) (i32.const 80)) (i32.store (i32.const {}) (i32.const 1)) {}",
-        capabilities + 4,
-        guests::DESCRIBED
-    );
-    let refused = refusal(guests::describing(&claims)).await;
-    assert!(refused.code == "missing-export" && refused.detail.contains("carillon:plugin/lookup"), "{refused:?}");
+    for (name, word, length) in [("lookup", "0x70756b6f6f6c", 6), ("receipts", "0x7374706965636572", 8)] {
+        let claims = format!(
+            "(i64.store (i32.const 64) (i64.const {word})) (i32.store (i32.const 72) (i32.const 0x65757274))
+             (i32.store (i32.const 80) (i32.const 64)) (i32.store (i32.const 84) (i32.const {length}))
+             (i32.store (i32.const 88) (i32.const 72)) (i32.store (i32.const 92) (i32.const 4))
+             (i32.store (i32.const {capabilities}) (i32.const 80)) (i32.store (i32.const {}) (i32.const 1)) {}",
+            capabilities + 4,
+            guests::DESCRIBED
+        );
+        let refused = refusal(guests::describing(&claims)).await;
+        let says = refused.detail.contains(&format!("carillon:plugin/{name}"));
+        assert!(refused.code == "missing-export" && says, "{refused:?}");
+    }
 }
 
 #[tokio::test]

@@ -81,6 +81,7 @@ impl Play<'_> {
             pace: None,
             suppress: None,
             sequence: Some(EnrolmentAdvance { sequence: self.sequence.no, step, to }),
+            receipt: None,
         }
     }
 

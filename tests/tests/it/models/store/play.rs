@@ -95,6 +95,7 @@ impl Played {
                     pace: None,
                     suppress: None,
                     sequence: None,
+                    receipt: None,
                 };
                 // What has failed already is the finding, not what follows from it.
                 let _ = store.settle(&[end]).await;
@@ -257,6 +258,7 @@ impl Played {
             pace: paced.then(|| PaceUpdate { device, token, next_at: now, pace: "{}".into() }),
             suppress: (outcome == Outcome::OptedOut).then(|| self.suppression(contact_of(work.message), None)),
             sequence: None,
+            receipt: None,
         }
     }
 
