@@ -230,6 +230,12 @@ impl Egress {
         &self.policy.secrets
     }
 
+    /// The value of a secret, for who checks with it what came in: the policy's, else the store's; `None` where there is none.
+    pub(crate) fn secret_value(&self, name: &str) -> Option<String> {
+        let of = |secrets: &[Secret]| secrets.iter().find(|s| s.name() == name).map(|s| s.value().to_owned());
+        of(&self.policy.secrets).or_else(|| of(&self.stored.read()))
+    }
+
     /// Carries out `request` of a plugin. It ends within the request's own timeout or `deadline`, whichever is shorter.
     pub async fn send(&self, by: &Licence, request: EgressRequest, deadline: Duration) -> EgressAnswer {
         let _in_flight = InFlight::enter(&self.counters.in_flight);

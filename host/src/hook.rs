@@ -11,7 +11,6 @@ use subtle::ConstantTimeEq as _;
 use crate::clock::Time;
 use crate::consent::NewSuppression;
 use crate::core::Core;
-use crate::egress::Secret;
 use crate::message::Reason;
 use crate::operations::OpError;
 use crate::operations::suppressions::{self, address_problem};
@@ -65,8 +64,7 @@ pub enum Refused {
 
 /// The secret of this name that requests are signed with; `None` when this server knows none.
 pub fn signing_secret(core: &Core, name: &str) -> Option<String> {
-    let secrets = core.config.secrets.iter().filter_map(|entry| Secret::parse(entry).ok());
-    secrets.into_iter().find(|secret| secret.name() == name).map(|secret| secret.value().to_owned())
+    core.egress.secret_value(name)
 }
 
 /// What a request may do.
