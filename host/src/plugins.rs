@@ -52,9 +52,9 @@ pub use self::record::{Input, Recorded, Recorder};
 pub use self::registry::Registry;
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
-    Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Event, EventKind, Failure, HttpArrival,
-    HttpRequest, HttpResponse, Media, MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Parsed, Pause,
-    PluginBody, PluginFault, Progress, RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
+    Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Event, EventKind, Failure,
+    HttpArrival, HttpRequest, HttpResponse, Media, MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Parsed,
+    Pause, PluginBody, PluginFault, Progress, RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
 };
 pub use self::world::Misfit;
 
@@ -268,7 +268,19 @@ impl Shared {
         // A plugin that is not stored yet has no number that a record could name.
         let recorded = no != VersionNo(0);
         let shared = Arc::clone(self);
-        Ok(Arc::new(Plugin { no, digest, kind, info, licence, config_schema, adapter_schema, pool, hooks, shared, recorded }))
+        Ok(Arc::new(Plugin {
+            no,
+            digest,
+            kind,
+            info,
+            licence,
+            config_schema,
+            adapter_schema,
+            pool,
+            hooks,
+            shared,
+            recorded,
+        }))
     }
 
     /// Drops the waiting instances of all plugins.

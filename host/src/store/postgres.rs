@@ -9,7 +9,6 @@ mod campaigns;
 mod closing;
 mod consent;
 mod devices;
-mod grants;
 mod health;
 mod hosts;
 mod messages;
@@ -19,7 +18,6 @@ mod reading;
 mod receipts;
 mod retention;
 mod runs;
-mod secrets;
 mod sequences;
 mod tokens;
 mod turn;
@@ -30,8 +28,14 @@ mod unknown;
 #[path = "both/cases.rs"]
 mod cases;
 #[allow(clippy::duplicate_mod)]
+#[path = "both/grants.rs"]
+mod grants;
+#[allow(clippy::duplicate_mod)]
 #[path = "both/rollouts.rs"]
 mod rollouts;
+#[allow(clippy::duplicate_mod)]
+#[path = "both/secrets.rs"]
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -10,7 +10,6 @@ mod campaigns;
 mod closing;
 mod consent;
 mod devices;
-mod grants;
 mod health;
 mod hosts;
 mod messages;
@@ -20,7 +19,6 @@ mod reading;
 mod receipts;
 mod retention;
 mod runs;
-mod secrets;
 mod sequences;
 mod steps;
 mod tokens;
@@ -33,8 +31,14 @@ mod waiting;
 #[path = "both/cases.rs"]
 mod cases;
 #[allow(clippy::duplicate_mod)]
+#[path = "both/grants.rs"]
+mod grants;
+#[allow(clippy::duplicate_mod)]
 #[path = "both/rollouts.rs"]
 mod rollouts;
+#[allow(clippy::duplicate_mod)]
+#[path = "both/secrets.rs"]
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
