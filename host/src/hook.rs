@@ -150,7 +150,7 @@ pub async fn receive(core: &Core, webhook: &Webhook, arrival: Arrival) -> Result
             ))
         })?;
     let config = webhook.spec.config.to_string();
-    let context = CallContext { config: config.as_str().into(), now, random: rand::random() };
+    let context = CallContext { config: config.as_str().into(), now, random: rand::random(), timer: None };
     let Arrival { method, path, query, headers, body } = arrival;
     let body = match String::from_utf8(body.into()) {
         Ok(text) if text.is_empty() => PluginBody::Empty,
