@@ -445,11 +445,9 @@ async fn a_plugins_page_shows_what_is_tried_and_what_went_wrong() {
 async fn a_kept_call_is_shown_and_made_again() {
     let ui = Dashboard::new().await;
     let (_, uniform) = FIRST_PARTY.iter().find(|(name, _)| *name == "uniform").unwrap();
-    let actor = Actor::new("ann");
+    let (actor, how) = (Actor::new("ann"), operations::plugins::Upload { activate: Some(true), ..Default::default() });
     let (version, ..) =
-        operations::plugins::upload(&ui.core, &actor, bytes::Bytes::from_static(uniform), Some(true), None)
-            .await
-            .unwrap();
+        operations::plugins::upload(&ui.core, &actor, bytes::Bytes::from_static(uniform), how).await.unwrap();
     for code in [None, Some("plugin-trap")] {
         let case = NewCase {
             plugin: version.no,
