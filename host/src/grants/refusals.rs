@@ -154,11 +154,10 @@ impl Refusals {
 
     /// The latest ones, newest first. `now` is the cluster's time at this instant.
     pub(super) fn views(&self, now: Time, instant: Instant) -> Vec<RefusalView> {
-        let mut views: Vec<_> = self
-            .kept
-            .lock()
-            .rows
-            .iter()
+        let kept = self.kept.lock();
+        let mut rows: Vec<_> = kept.rows.iter().collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.last));
+        rows.into_iter()
             .map(|row| {
                 let own = |text: Option<&str>| text.map(ToOwned::to_owned);
                 let (host, method, secret) = row.denial.parts();
@@ -171,9 +170,7 @@ impl Refusals {
                     last_at: now.minus(instant.saturating_duration_since(row.last)),
                 }
             })
-            .collect();
-        views.sort_by_key(|view| std::cmp::Reverse(view.last_at));
-        views
+            .collect()
     }
 }
 

@@ -110,6 +110,7 @@ struct UploadQuery {
     suffix: Option<String>,
     /// `asked` grants the plugin the hosts and secrets that this version asks for, beside what it has; any host, when its
     /// configuration decides.
+    #[param(inline)]
     grant: Option<GrantAtUpload>,
 }
 

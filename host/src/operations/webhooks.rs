@@ -43,8 +43,7 @@ pub async fn create(core: &Core, actor: &Actor, plugin: &str, spec: WebhookSpec)
     if let Some(name) = spec.signature.as_ref().map(crate::receipt::Signature::secret)
         && signing_secret(core, name).is_none()
     {
-        let problem =
-            format!("there is no secret {name:?} here: carillon secret set {name} --host HOST, or CARILLON_SECRETS");
+        let problem = format!("there is no secret {name:?} here: carillon secret set {name} --host HOST");
         problems.push(BadField::new("signature.secret", problem));
     }
     check(problems)?;

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use carillon::clock::SystemClock;
 use carillon::config::Config;
 use carillon::core::Core;
-use carillon::egress::{Egress, EgressPolicy};
+use carillon::egress::{Egress, EgressPolicy, Secret};
 use carillon::http::ConnectionLimits;
 use carillon::id::HostId;
 use carillon::metrics::Metrics;
@@ -114,7 +114,8 @@ impl Api {
         let plugin_host = plugin_host().await;
         // What the settings say is for tests that run a whole server.
         let allow = config.allow_egress.iter().map(|entry| entry.parse().unwrap()).collect();
-        let policy = EgressPolicy { allow, ..EgressPolicy::default() };
+        let secrets = config.secrets.iter().map(|entry| Secret::parse(entry).unwrap()).collect();
+        let policy = EgressPolicy { allow, secrets, ..EgressPolicy::default() };
         let core = Core {
             host: HostId::new(),
             store: store::open(&config.store_url(), config.store_connections).await.unwrap(),

@@ -165,7 +165,7 @@ async fn what_cannot_be_a_webhook_is_named() {
         ("telegram", json!({"config": []}), 422, "JSON object"),
         ("telegram", json!({"config": {"nonsense": 1}}), 422, "nonsense"),
         ("telegram", json!({"channel": "a b"}), 422, "channel"),
-        ("telegram", json!({"signature": {"scheme": "telegram", "secret": "NONE"}}), 422, "CARILLON_SECRETS=NONE"),
+        ("telegram", json!({"signature": {"scheme": "telegram", "secret": "NONE"}}), 422, "carillon secret set NONE"),
         ("telegram", json!({"signature": {"scheme": "md5", "secret": "BOT"}}), 422, "md5"),
         (
             "telegram",
