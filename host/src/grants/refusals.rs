@@ -154,26 +154,22 @@ impl Refusals {
 
     /// The latest ones, newest first. `now` is the cluster's time at this instant.
     pub(super) fn views(&self, now: Time, instant: Instant) -> Vec<RefusalView> {
-        let mut views: Vec<_> = self
-            .kept
-            .lock()
-            .rows
-            .iter()
-            .map(|row| {
-                let own = |text: Option<&str>| text.map(ToOwned::to_owned);
-                let (host, method, secret) = row.denial.parts();
-                RefusalView {
-                    reason: row.denial.reason(),
-                    host: own(host),
-                    method: own(method),
-                    secret: own(secret),
-                    count: row.count,
-                    last_at: now.minus(instant.saturating_duration_since(row.last)),
-                }
-            })
-            .collect();
-        views.sort_by_key(|view| std::cmp::Reverse(view.last_at));
-        views
+        let kept = self.kept.lock();
+        let mut rows: Vec<&Row> = kept.rows.iter().collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.last));
+        let view = |row: &Row| {
+            let own = |text: Option<&str>| text.map(ToOwned::to_owned);
+            let (host, method, secret) = row.denial.parts();
+            RefusalView {
+                reason: row.denial.reason(),
+                host: own(host),
+                method: own(method),
+                secret: own(secret),
+                count: row.count,
+                last_at: now.minus(instant.saturating_duration_since(row.last)),
+            }
+        };
+        rows.into_iter().map(view).collect()
     }
 }
 
