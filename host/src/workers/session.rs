@@ -90,8 +90,10 @@ impl Session {
                 }
             };
             let sides = run.sides(&sender, self.device.no);
-            // The sender may make no more requests a second: no attempt is used up for that.
-            if let Some(wait) = sender.at(sides.sender).licence.crowded() {
+            // Workers that all waited for one slow plugin would be missed by every other campaign. And the sender may make only so
+            // many requests a second: no attempt is used up for that.
+            let crowded = run.crowded(&sender, sides).or_else(|| sender.at(sides.sender).licence.crowded());
+            if let Some(wait) = crowded {
                 course.disposals.push((message, Disposal::PutBack(rank)));
                 course.next_at = pool.core.clock.monotonic() + wait;
                 break;

@@ -2,9 +2,9 @@
 
 use super::*;
 
-pub(super) async fn put_secret(lite: &Sqlite, secret: &Sealed) -> Result<bool> {
-    let mut tx = lite.begin().await?;
-    let replaced = lite
+pub(super) async fn put_secret(db: &Backend, secret: &Sealed) -> Result<bool> {
+    let mut tx = db.begin().await?;
+    let replaced = db
         .sql("UPDATE secrets SET host = $2, key_id = $3, nonce = $4, ciphertext = $5, updated_at = $6 WHERE name = $1")
         .bind(&secret.name)
         .bind(&secret.host)
@@ -17,7 +17,7 @@ pub(super) async fn put_secret(lite: &Sqlite, secret: &Sealed) -> Result<bool> {
         .rows_affected()
         > 0;
     if !replaced {
-        lite.sql(
+        db.sql(
             "INSERT INTO secrets (name, host, key_id, nonce, ciphertext, updated_at) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (name) DO UPDATE
                  SET host = excluded.host, key_id = excluded.key_id, nonce = excluded.nonce,
@@ -32,22 +32,22 @@ pub(super) async fn put_secret(lite: &Sqlite, secret: &Sealed) -> Result<bool> {
         .execute(&mut *tx)
         .await?;
     }
-    lite.bump(&mut tx, "secrets").await?;
-    lite.commit(tx).await?;
+    db.bump(&mut tx, "secrets").await?;
+    db.commit(tx).await?;
     Ok(!replaced)
 }
 
-pub(super) async fn secrets(lite: &Sqlite) -> Result<Vec<Sealed>> {
-    let found: Vec<rows::SecretSql> = lite
+pub(super) async fn secrets(db: &Backend) -> Result<Vec<Sealed>> {
+    let found: Vec<rows::SecretSql> = db
         .rows("SELECT name, host, key_id, nonce, ciphertext, updated_at FROM secrets ORDER BY name")
-        .fetch_all(&lite.readers)
+        .fetch_all(db.reading())
         .await?;
     Ok(found.into_iter().map(Sealed::from).collect())
 }
 
-pub(super) async fn reseal_secret(lite: &Sqlite, seen: &Sealed, secret: &Sealed) -> Result<bool> {
-    let mut tx = lite.begin().await?;
-    let resealed = lite
+pub(super) async fn reseal_secret(db: &Backend, seen: &Sealed, secret: &Sealed) -> Result<bool> {
+    let mut tx = db.begin().await?;
+    let resealed = db
         .sql("UPDATE secrets SET key_id = $4, nonce = $5, ciphertext = $6 WHERE name = $1 AND nonce = $2 AND key_id = $3")
         .bind(&seen.name)
         .bind(seen.nonce.as_slice())
@@ -60,19 +60,18 @@ pub(super) async fn reseal_secret(lite: &Sqlite, seen: &Sealed, secret: &Sealed)
         .rows_affected()
         > 0;
     if resealed {
-        lite.bump(&mut tx, "secrets").await?;
+        db.bump(&mut tx, "secrets").await?;
     }
-    lite.commit(tx).await?;
+    db.commit(tx).await?;
     Ok(resealed)
 }
 
-pub(super) async fn delete_secret(lite: &Sqlite, name: &str) -> Result<bool> {
-    let mut tx = lite.begin().await?;
-    let deleted =
-        lite.sql("DELETE FROM secrets WHERE name = $1").bind(name).execute(&mut *tx).await?.rows_affected() > 0;
+pub(super) async fn delete_secret(db: &Backend, name: &str) -> Result<bool> {
+    let mut tx = db.begin().await?;
+    let deleted = db.sql("DELETE FROM secrets WHERE name = $1").bind(name).execute(&mut *tx).await?.rows_affected() > 0;
     if deleted {
-        lite.bump(&mut tx, "secrets").await?;
+        db.bump(&mut tx, "secrets").await?;
     }
-    lite.commit(tx).await?;
+    db.commit(tx).await?;
     Ok(deleted)
 }

@@ -3,15 +3,15 @@
 use super::*;
 
 pub(super) async fn grant(
-    lite: &Sqlite,
+    db: &Backend,
     plugin: &str,
     grants: &Grants,
     actor: &str,
     when: Granting,
     now: Time,
 ) -> Result<bool> {
-    let mut tx = lite.begin().await?;
-    let written = lite
+    let mut tx = db.begin().await?;
+    let written = db
         .sql(
             "INSERT INTO plugin_grants (name, grants, granted_at, granted_by)
              SELECT name, $2, $3, $4 FROM plugins WHERE name = $1
@@ -29,15 +29,15 @@ pub(super) async fn grant(
         .rows_affected()
         > 0;
     if written {
-        lite.bump(&mut tx, "plugins").await?;
+        db.bump(&mut tx, "plugins").await?;
     }
-    lite.commit(tx).await?;
+    db.commit(tx).await?;
     Ok(written)
 }
 
-pub(super) async fn grants(lite: &Sqlite) -> Result<Vec<GrantsRow>> {
-    lite.rows("SELECT name, grants, granted_at, granted_by FROM plugin_grants ORDER BY name")
-        .fetch_all(&lite.readers)
+pub(super) async fn grants(db: &Backend) -> Result<Vec<GrantsRow>> {
+    db.rows("SELECT name, grants, granted_at, granted_by FROM plugin_grants ORDER BY name")
+        .fetch_all(db.reading())
         .await?
         .into_iter()
         .map(rows::GrantsSql::read)
