@@ -53,7 +53,7 @@ impl World {
                 host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes).await.unwrap()
             })
         };
-        let context = |config: &str| CallContext { config: config.into(), now: NOW, random: 123_456_789 };
+        let context = |config: &str| CallContext { config: config.into(), now: NOW, random: 123_456_789, timer: None };
         let spec = r#"{"id":"bench-0000001","channel":"sms","tags":["bench"],"adapter":{"number":"+39 055 123"}}"#;
         let world = Self {
             jinja: load("jinja"),

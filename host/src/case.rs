@@ -381,7 +381,7 @@ impl Case {
 
     /// What the first call may know besides its subject.
     pub fn context(&self) -> CallContext {
-        CallContext { config: self.config.get().into(), now: self.now, random: self.random }
+        CallContext { config: self.config.get().into(), now: self.now, random: self.random, timer: None }
     }
 
     /// What the call with an answer may know.
@@ -390,6 +390,7 @@ impl Case {
             config: self.config.get().into(),
             now: answer.now.unwrap_or(self.now),
             random: answer.random.unwrap_or(self.random),
+            timer: None,
         }
     }
 

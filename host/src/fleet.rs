@@ -79,6 +79,12 @@ impl LiveRun {
         Sides { template: self.template.side(device), delay: self.delay.side(device), sender: sender.side(device) }
     }
 
+    /// How long a device is put off, because one of the plugins that its message needs has too much to do.
+    pub fn crowded(&self, sender: &Configured, sides: Sides) -> Option<Duration> {
+        let plugins = [self.template.at(sides.template), self.delay.at(sides.delay), sender.at(sides.sender)];
+        plugins.into_iter().filter_map(|plugin| plugin.crowded()).max()
+    }
+
     /// How long until the campaign's own window opens; zero when it is open, or when each recipient's zone decides.
     fn closed_for(&self, now: Time) -> Duration {
         match &self.run.plan.window {

@@ -125,7 +125,7 @@ fn outbound(run: &Run, message: &MessageRow, recipient: &Recipient, device: &Dev
 
 /// The steps of a look-up; an error says why they led nowhere.
 async fn ask(core: &Core, plugin: &Plugin, config: &str, message: Outbound) -> Result<Outcome, Reason> {
-    let context = || CallContext { config: config.into(), now: core.clock.now(), random: rand::random() };
+    let context = || CallContext { config: config.into(), now: core.clock.now(), random: rand::random(), timer: None };
     let failed = |fault: PluginFault| Reason::new(fault.code(), format!("the look-up: {fault}"));
     let deadline = Instant::now() + core.config.send_timeout();
     let mut progress = plugin.start_lookup(&context(), message).await.map_err(failed)?;

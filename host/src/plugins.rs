@@ -36,6 +36,7 @@ use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -50,8 +51,8 @@ pub use self::record::{Input, Recorded, Recorder};
 pub use self::registry::Registry;
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
-    Acceptance, Answer, Attributes, CallContext, Content, DeviceFacts, Failure, HttpRequest, HttpResponse, Media,
-    MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Pause, PluginBody, PluginFault, Progress,
+    Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Failure, HttpRequest, HttpResponse,
+    Media, MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Pause, PluginBody, PluginFault, Progress,
     RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
 };
 pub use self::world::Misfit;
@@ -93,12 +94,9 @@ impl fmt::Debug for PluginHost {
     }
 }
 
-/// Calls of slow plugins at once, all of them together.
-const SLOW_THREADS: usize = 500;
 /// Cases at once.
 const TRIALS: usize = 4;
 
-/// How many components are compiled at once at a start.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
@@ -117,7 +115,8 @@ impl PluginHost {
             cache,
             compiling: Semaphore::new(1),
             loading: Semaphore::new(cores()),
-            slow: Slow::new(SLOW_THREADS).context("cannot make the threads for slow plugins")?,
+            // Two at least, so that one plugin alone never takes them all.
+            slow: Slow::new(cores().max(2)).context("cannot make the threads for slow plugins")?,
             trials: Semaphore::new(TRIALS),
             pools: Mutex::new(Vec::new()),
             recorder: OnceLock::new(),
@@ -341,6 +340,12 @@ impl Plugin {
         }
     }
 
+    /// How long whoever wants to call it should leave it alone first: it is slow, and as many calls as may wait do so. `None`
+    /// when it can be called now.
+    pub fn crowded(&self) -> Option<Duration> {
+        self.pool.crowded()
+    }
+
     /// The functions in which the latest crash happened, the innermost first; as far as the component names them.
     pub fn backtrace(&self) -> Vec<String> {
         self.pool.backtrace.lock().clone()
@@ -376,10 +381,10 @@ impl Plugin {
             self.pool.call(function, ctx, answer_bytes, &|| self.shared.drop_idle(), call)?
         } else {
             let gone = |_| PluginFault::Internal("the call was given up".to_owned());
-            let _permit = self.pool.slow.acquire().await.map_err(|_| gone(()))?;
+            let _place = self.pool.slow.enter().await.ok_or_else(|| gone(()))?;
             let (pool, shared, ctx) = (Arc::clone(&self.pool), Arc::clone(&self.shared), ctx.clone());
             let call = move || pool.call(function, &ctx, answer_bytes, &|| shared.drop_idle(), call);
-            self.shared.slow.run(call).await.ok_or_else(|| gone(()))??
+            self.shared.slow.call(call).await.ok_or_else(|| gone(()))??
         };
         answer.map_err(|error| {
             let fault = PluginFault::from(error);

@@ -1,8 +1,9 @@
 //! The store: SQL is the truth about campaigns, messages and consent.
 //!
-//! [`Store`] is implemented by [`postgres`] and [`sqlite`] (own SQL each, same meaning, one contract suite in
-//! `tests/`). These two are the only modules that import `sqlx`. Every write that ends, takes or rescues a message is one
-//! conditional update on its state *and* its lease holder; zero rows changed is an answer, not an error.
+//! [`Store`] is implemented by [`postgres`] and [`sqlite`]: own SQL each where their words differ, else one module for both
+//! (`both/`); same meaning, one contract suite in `tests/`. These are the only modules that import `sqlx`. Every write that
+//! ends, takes or rescues a message is one conditional update on its state *and* its lease holder; zero rows changed is an answer,
+//! not an error.
 
 mod dispatch;
 #[macro_use]

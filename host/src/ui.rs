@@ -9,6 +9,7 @@ pub(crate) mod assets;
 mod audiences;
 mod campaign_form;
 mod campaigns;
+mod cases;
 pub(crate) mod chart;
 mod devices;
 mod files;
@@ -87,6 +88,7 @@ pub fn router(core: Core, stop: CancellationToken) -> Router {
         .route("/ui/", get(overview::show))
         .merge(campaigns::routes())
         .merge(campaign_form::routes())
+        .merge(cases::routes())
         .merge(messages::routes())
         .merge(devices::routes())
         .merge(sequences::routes())

@@ -85,7 +85,7 @@ pub async fn measure(plan: &Plan, tell: impl Fn(String)) -> Vec<Effect> {
     let delay_ms = plan.devices as f64 / rate * 1000.0;
     tell(format!("the machine sends {most:.0}/s; the campaign is paced at {rate:.0}/s"));
     let turns = (harms.len() * plan.rounds) as f64;
-    let seconds = plan.window.as_secs_f64() * (2.0 * turns + 4.0) + 30.0 + 6.0 * turns;
+    let seconds = plan.window.as_secs_f64() * (2.0 * turns + 4.0) + 30.0 + 2.0 * turns;
     world.audience("customers", (rate * seconds * 1.2) as usize).await;
     let good = world.launch("good", "customers", "good", delay_ms, None).await;
     world.until(&good, |campaign| campaign["status"] == "running").await;

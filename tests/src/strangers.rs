@@ -86,7 +86,7 @@ fn echo(text: &str, with_function: bool) -> String {
 }
 
 fn ctx(config: &str) -> CallContext {
-    CallContext { config: config.into(), now: Time::from_ms(1_796_115_600_000), random: 123_456_789 }
+    CallContext { config: config.into(), now: Time::from_ms(1_796_115_600_000), random: 123_456_789, timer: None }
 }
 
 fn device() -> Arc<DeviceFacts> {

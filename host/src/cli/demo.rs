@@ -223,7 +223,12 @@ async fn sample(driver: &Driver, view: &CampaignView) -> anyhow::Result<String> 
     };
     let device = core.store.devices(Some(NAME), None, None, 1).await?;
     let device = device.items.first().context("the devices are gone")?;
-    let context = CallContext { config: Arc::from(view.spec.template.config.get()), now: core.clock.now(), random: 0 };
+    let context = CallContext {
+        config: Arc::from(view.spec.template.config.get()),
+        now: core.clock.now(),
+        random: 0,
+        timer: None,
+    };
     let job = RenderJob {
         message: Arc::new(MessageRef {
             id: "sample".to_owned(),

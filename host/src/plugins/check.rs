@@ -166,7 +166,7 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Compo
     let (kind, blueprint) = fits()?;
 
     let log = Log::new(shared.limits.log_lines);
-    let ctx = CallContext { config: "{}".into(), now: Time::default(), random: 0 };
+    let ctx = CallContext { config: "{}".into(), now: Time::default(), random: 0, timer: None };
     let started = Instant::now();
     blueprint
         .instantiate(&shared.limits, &log, &ctx)

@@ -1,10 +1,11 @@
 //! Instances: how one is made, called, kept for the next call, and dropped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
@@ -190,6 +191,10 @@ const QUICK_US: u64 = 2_000;
 const UNKNOWN_US: u64 = 4_000;
 /// What a call that ran into its deadline counts as: some fifty quick calls make up for it.
 const DEADLINE_US: u64 = 1_000_000;
+/// How long a device is put off whose plugin has too much to do: seldom enough to cost nothing, and soon enough that the plugin
+/// does not run out of work.
+const PUT_OFF_LEAST: Duration = Duration::from_millis(250);
+const PUT_OFF_MOST: Duration = Duration::from_secs(5);
 
 /// The instances of one plugin version.
 pub(super) struct Pool {
@@ -205,7 +210,52 @@ pub(super) struct Pool {
     /// When calls of it were recorded.
     pub turns: Turns,
     average_us: AtomicU64,
-    pub slow: Semaphore,
+    pub slow: Lane,
+}
+
+/// The calls of one plugin version that are made off the workers' threads.
+pub(super) struct Lane {
+    permits: Semaphore,
+    at_once: usize,
+    /// Calls that are made or wait.
+    inside: AtomicUsize,
+    room: usize,
+}
+
+/// A call's place in a [`Lane`], until it is dropped.
+pub(super) struct Place<'a> {
+    _counted: Counted<'a>,
+    _permit: SemaphorePermit<'a>,
+}
+
+/// One more, until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lane {
+    fn new(at_once: usize, waiting: usize) -> Self {
+        Self { permits: Semaphore::new(at_once), at_once, inside: AtomicUsize::new(0), room: at_once + waiting }
+    }
+
+    /// Waits for its turn.
+    pub(super) async fn enter(&self) -> Option<Place<'_>> {
+        // Counted from now on, and no more when the caller gives up.
+        let counted = Counted::new(&self.inside);
+        let permit = self.permits.acquire().await.ok()?;
+        Some(Place { _counted: counted, _permit: permit })
+    }
 }
 
 impl Pool {
@@ -219,7 +269,7 @@ impl Pool {
             memory_bytes: AtomicU64::new(0),
             turns: Turns::new(),
             average_us: AtomicU64::new(UNKNOWN_US),
-            slow: Semaphore::new(limits.slow_calls_per_plugin),
+            slow: Lane::new(limits.slow_calls_per_plugin, limits.slow_calls_waiting),
             limits,
         }
     }
@@ -237,6 +287,20 @@ impl Pool {
     /// Whether a call may run on the caller's thread.
     pub(super) fn is_quick(&self) -> bool {
         self.average_us.load(Ordering::Relaxed) < QUICK_US
+    }
+
+    /// How long it takes until the calls that wait are made, when as many wait as may.
+    pub(super) fn crowded(&self) -> Option<Duration> {
+        let average = self.average_us.load(Ordering::Relaxed);
+        if average < QUICK_US {
+            return None;
+        }
+        let inside = self.slow.inside.load(Ordering::Relaxed);
+        if inside < self.slow.room {
+            return None;
+        }
+        let calls = u64::try_from(inside / self.slow.at_once).unwrap_or(u64::MAX);
+        Some(Duration::from_micros(average.saturating_mul(calls)).clamp(PUT_OFF_LEAST, PUT_OFF_MOST))
     }
 
     /// Instances that wait for their next call.
@@ -282,6 +346,9 @@ impl Pool {
             }
         });
         let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if let Some(timer) = &ctx.timer {
+            timer.add(took_us);
+        }
         let counted_us = if matches!(result, Err(PluginFault::Deadline)) { DEADLINE_US } else { took_us };
         let average = self.average_us.load(Ordering::Relaxed);
         self.average_us.store(average - average / 8 + counted_us.min(DEADLINE_US) / 8, Ordering::Relaxed);

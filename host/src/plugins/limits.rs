@@ -37,8 +37,10 @@ pub struct PluginLimits {
     pub calls_per_instance: u32,
     /// Instances of a plugin version that wait for their next call (default 16).
     pub idle_per_plugin: usize,
-    /// Calls of a plugin version at once off the workers' threads, while it is slow or unknown (default 8).
+    /// Calls of a plugin version at once off the workers' threads, while it is slow or unknown (default: half of the cores).
     pub slow_calls_per_plugin: usize,
+    /// Calls of a slow plugin version that may wait for their turn before its devices are put off (default 100).
+    pub slow_calls_waiting: usize,
     /// Instances of all plugins together (default 1,000).
     pub instances: u32,
     /// Compile in a process of its own, within these limits, where compiled code is kept; in this process and without limits
@@ -63,7 +65,8 @@ impl Default for PluginLimits {
             log_lines: 100,
             calls_per_instance: 10_000,
             idle_per_plugin: 16,
-            slow_calls_per_plugin: 8,
+            slow_calls_per_plugin: (super::cores() / 2).max(1),
+            slow_calls_waiting: 100,
             instances: 1_000,
             compile_apart: None,
         }

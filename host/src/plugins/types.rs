@@ -8,6 +8,8 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use wasmtime::component::{ComponentType, Lift, Lower};
 
@@ -27,6 +29,23 @@ pub struct CallContext {
     pub now: Time,
     /// Uniform over all u32; new for each call.
     pub random: u32,
+    /// What the call takes is added to it, where anybody wants to know.
+    pub timer: Option<CallTimer>,
+}
+
+/// Adds up what calls take by themselves, without what they wait for a thread. Clones share the sum.
+#[derive(Debug, Clone, Default)]
+pub struct CallTimer(Arc<AtomicU64>);
+
+impl CallTimer {
+    pub(super) fn add(&self, us: u64) {
+        self.0.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// The sum.
+    pub fn read(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// The sending device, as far as plugins may know it.

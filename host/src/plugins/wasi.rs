@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn time_and_randomness_are_those_of_the_call() {
         let mut guest = Guest::new(1 << 20, &Log::new(1));
-        let ctx = CallContext { config: "".into(), now: Time::from_ms(1_234), random: 7 };
+        let ctx = CallContext { config: "".into(), now: Time::from_ms(1_234), random: 7, timer: None };
         guest.begin(&ctx);
         let first = guest.random_bytes(13).unwrap();
         guest.begin(&ctx);

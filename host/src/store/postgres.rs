@@ -6,7 +6,6 @@
 
 mod audiences;
 mod campaigns;
-mod cases;
 mod closing;
 mod consent;
 mod devices;
@@ -17,12 +16,19 @@ mod paces;
 mod plugins;
 mod reading;
 mod retention;
-mod rollouts;
 mod runs;
 mod sequences;
 mod tokens;
 mod turn;
 mod unknown;
+
+// What both backends say in the same words: the same files, compiled against each one's driver.
+#[allow(clippy::duplicate_mod)]
+#[path = "both/cases.rs"]
+mod cases;
+#[allow(clippy::duplicate_mod)]
+#[path = "both/rollouts.rs"]
+mod rollouts;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -60,6 +66,11 @@ pub struct Postgres {
 }
 
 type Tx = Transaction<'static, sqlx::Postgres>;
+/// This one, for the modules of both.
+type Backend = Postgres;
+
+const LOCKED_PLUGIN: &str = "SELECT active_no FROM plugins WHERE name = $1 FOR UPDATE";
+const COUNTS_OF_ROLLOUTS: &str = "SELECT rollout_no, counts FROM rollout_counts WHERE rollout_no = ANY($1)";
 
 impl Postgres {
     const KIND: &'static str = "postgres";
@@ -136,6 +147,16 @@ impl Postgres {
         self.pool.close().await;
     }
 
+    /// Where a statement goes that only reads.
+    const fn reading(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Where a statement goes that writes.
+    const fn writing(&self) -> &PgPool {
+        &self.pool
+    }
+
     fn count_statement(&self) {
         self.statements.fetch_add(1, Ordering::Relaxed);
     }
@@ -179,6 +200,12 @@ impl Postgres {
         self.sql("UPDATE revisions SET n = n + 1 WHERE topic = $1").bind(topic).execute(&mut **tx).await?;
         Ok(())
     }
+}
+
+/// A list as a parameter.
+#[allow(clippy::unnecessary_wraps)] // The other backend's can fail.
+fn list<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
+    Ok(items.into_iter().collect())
 }
 
 /// Runs a transaction again while it loses against others (deadlock, serialization).

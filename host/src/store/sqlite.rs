@@ -7,7 +7,6 @@
 
 mod audiences;
 mod campaigns;
-mod cases;
 mod closing;
 mod consent;
 mod devices;
@@ -18,7 +17,6 @@ mod paces;
 mod plugins;
 mod reading;
 mod retention;
-mod rollouts;
 mod runs;
 mod sequences;
 mod steps;
@@ -26,6 +24,14 @@ mod tokens;
 mod turn;
 mod unknown;
 mod waiting;
+
+// What both backends say in the same words: the same files, compiled against each one's driver.
+#[allow(clippy::duplicate_mod)]
+#[path = "both/cases.rs"]
+mod cases;
+#[allow(clippy::duplicate_mod)]
+#[path = "both/rollouts.rs"]
+mod rollouts;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +75,13 @@ pub struct Sqlite {
 }
 
 type Tx = Transaction<'static, sqlx::Sqlite>;
+/// This one, for the modules of both.
+type Backend = Sqlite;
+
+/// There is one writer: what it has read stays so.
+const LOCKED_PLUGIN: &str = "SELECT active_no FROM plugins WHERE name = $1";
+const COUNTS_OF_ROLLOUTS: &str =
+    "SELECT rollout_no, counts FROM rollout_counts WHERE rollout_no IN (SELECT value FROM json_each($1))";
 
 impl Sqlite {
     const KIND: &'static str = "sqlite";
@@ -139,6 +152,16 @@ impl Sqlite {
     async fn close_pool(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    /// Where a statement goes that only reads.
+    const fn reading(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Where a statement goes that writes.
+    const fn writing(&self) -> &SqlitePool {
+        &self.writer
     }
 
     fn count_statement(&self) {

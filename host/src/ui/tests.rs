@@ -19,11 +19,12 @@ use crate::egress::{Egress, EgressPolicy};
 use crate::http::noting_who_asks;
 use crate::id::{CampaignId, Digest, HostId, TokenId};
 use crate::metrics::Metrics;
+use crate::operations::{self, Actor};
 use crate::plugin::{PluginInfo, PluginKind};
-use crate::plugins::{PluginHost, PluginLimits, Registry};
+use crate::plugins::{FIRST_PARTY, PluginHost, PluginLimits, Registry};
 use crate::queue::memory::MemoryQueue;
 use crate::rollout::{Counts, Ending, Mode, RolloutSpec, SideCounts};
-use crate::store::{self, NewContact, NewPluginVersion, TokenRow};
+use crate::store::{self, NewCase, NewContact, NewPluginVersion, TokenRow};
 
 struct Dashboard {
     router: Router,
@@ -309,7 +310,7 @@ async fn every_address_wants_a_session_and_every_form_its_proof_and_a_scope() {
             Some("sequences") => ("018f0000-0000-7000-8000-000000000000", "start"),
             _ => ("018f0000-0000-7000-8000-000000000000", "cancel"),
         };
-        let path = path.replace("{id}", id).replace("{action}", action).replace("{name}", "x");
+        let path = path.replace("{id}", id).replace("{action}", action).replace("{name}", "x").replace("{case}", "1");
         if *reads {
             let answer = ui.send(Request::get(&path).body(Body::empty()).unwrap()).await;
             assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{path}");
@@ -437,6 +438,54 @@ async fn a_plugins_page_shows_what_is_tried_and_what_went_wrong() {
     assert_eq!(back.status(), StatusCode::SEE_OTHER);
     let (_, page) = ui.get("/ui/plugins/greet", &cookie).await;
     assert!(page.contains("Stable versions") && page.contains("it was rolled back"), "{page}");
+}
+
+#[tokio::test]
+async fn a_kept_call_is_shown_and_made_again() {
+    let ui = Dashboard::new().await;
+    let (_, uniform) = FIRST_PARTY.iter().find(|(name, _)| *name == "uniform").unwrap();
+    let actor = Actor::new("ann");
+    let (version, ..) =
+        operations::plugins::upload(&ui.core, &actor, bytes::Bytes::from_static(uniform), Some(true), None)
+            .await
+            .unwrap();
+    for code in [None, Some("plugin-trap")] {
+        let case = NewCase {
+            plugin: version.no,
+            at: ui.core.clock.now(),
+            call: "next-delay".to_owned(),
+            code: code.map(str::to_owned),
+            detail: code.map(|_| "it <crashed>".to_owned()),
+            masked: true,
+            reproduces: true,
+            complete: true,
+            case: r#"{"config":{"min_ms":700,"max_ms":700}}"#.to_owned(),
+        };
+        ui.core.store.put_case(&case, 10).await.unwrap();
+    }
+    let (cookie, proof) = ui.log_in(SECRET).await;
+    let (_, page) = ui.get("/ui/plugins/uniform", &cookie).await;
+    assert!(page.contains("/ui/plugins/uniform/cases"), "{page}");
+    let (_, page) = ui.get("/ui/plugins/uniform/cases", &cookie).await;
+    assert!(page.contains("plugin-trap") && page.contains("answered") && !page.contains("<crashed>"), "{page}");
+    let form = format!("csrf={proof}&version={}", version.version);
+    for (case, verdict) in [(1, "the same as when it was kept"), (2, "it does not fail any more")] {
+        let path = format!("/ui/plugins/uniform/cases/{case}");
+        let (status, page) = ui.get(&path, &cookie).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(page.contains(&format!("carillon plugin replay uniform/{case}")) && page.contains("min_ms"), "{page}");
+        let page = text(ui.post(&path, &cookie, &form).await).await;
+        assert!(page.contains(verdict) && page.contains("&#34;delay_ms&#34;: 700"), "{page}");
+    }
+    let (reader, _) = ui.log_in(READER).await;
+    for path in ["/ui/plugins/uniform/cases", "/ui/plugins/uniform/cases/1"] {
+        assert_eq!(ui.get(path, &reader).await.0, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(ui.get("/ui/plugins/uniform/cases/9", &cookie).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        ui.post("/ui/plugins/uniform/cases/1", &cookie, &format!("csrf={proof}&version=9.9.9")).await.status(),
+        404
+    );
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use crate::fleet::{Configured, Fleet, LiveRun};
 use crate::id::MessageId;
 use crate::message::{Reason, Work};
 use crate::plugins::{
-    Answer, CallContext, Content, DeviceFacts, MessageRef, Outbound, Plugin, PluginFault, Progress, RecipientFacts,
-    RenderJob, Step,
+    Answer, CallContext, CallTimer, Content, DeviceFacts, MessageRef, Outbound, Plugin, PluginFault, Progress,
+    RecipientFacts, RenderJob, Step,
 };
 use crate::trial::{Side, Sides, Trial};
 use crate::trials;
@@ -172,9 +172,9 @@ impl Sending {
         let template = &attempt.run.template;
         let context = self.context(template);
         let Some(trial) = &template.trial else { return render(&template.plugin, &context, job).await };
-        let began = Instant::now();
-        let rendered = render(trial.at(*side), &context, job.clone()).await;
-        trial.called(*side, began.elapsed(), rendered.as_ref().err());
+        let (timed, timer) = timed(&context);
+        let rendered = render(trial.at(*side), &timed, job.clone()).await;
+        trial.called(*side, timer.read(), rendered.as_ref().err());
         if let Err(fault) = &rendered
             && *side == Side::Candidate
         {
@@ -205,9 +205,9 @@ impl Sending {
         outbound.account_state = self.accounts.get(plugin.digest, account);
         let Some(trial) = &sender.trial else { return plugin.start(&context, outbound).await };
         let shadow = trial.is_sampled().then(|| outbound.clone());
-        let began = Instant::now();
-        let started = plugin.start(&context, outbound).await;
-        trial.called(side, began.elapsed(), started.as_ref().err());
+        let (timed, timer) = timed(&context);
+        let started = plugin.start(&timed, outbound).await;
+        trial.called(side, timer.read(), started.as_ref().err());
         if let Some(outbound) = shadow {
             let (candidate, stable) = (Arc::clone(&trial.candidate), started.clone());
             let call = async move { candidate.start(&context, outbound).await };
@@ -241,11 +241,11 @@ impl Sending {
         answer: Answer,
     ) -> Result<Progress, PluginFault> {
         let sender = &attempt.sender;
-        let began = Instant::now();
-        let resumed = sender.at(side).resume(&self.context(sender), state, answer).await;
-        if let Some(trial) = &sender.trial {
-            trial.called(side, began.elapsed(), resumed.as_ref().err());
-        }
+        let context = self.context(sender);
+        let Some(trial) = &sender.trial else { return sender.plugin.resume(&context, state, answer).await };
+        let (timed, timer) = timed(&context);
+        let resumed = trial.at(side).resume(&timed, state, answer).await;
+        trial.called(side, timer.read(), resumed.as_ref().err());
         resumed
     }
 
@@ -255,8 +255,19 @@ impl Sending {
     }
 
     fn context(&self, configured: &Configured) -> CallContext {
-        CallContext { config: configured.config.clone(), now: self.core.clock.now(), random: rand::random() }
+        CallContext {
+            config: configured.config.clone(),
+            now: self.core.clock.now(),
+            random: rand::random(),
+            timer: None,
+        }
     }
+}
+
+/// The same, with a timer for the call.
+pub(super) fn timed(context: &CallContext) -> (CallContext, CallTimer) {
+    let timer = CallTimer::default();
+    (CallContext { timer: Some(timer.clone()), ..context.clone() }, timer)
 }
 
 /// One message by one version of a template.

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::clock::Time;
 use crate::device::{Caps, Device, LastOutcome, Pace};
 use crate::fleet::LiveRun;
@@ -13,7 +11,7 @@ use crate::id::MessageId;
 use crate::plugins::{CallContext, DeviceFacts, NextDelay, PaceFacts, PluginFault};
 use crate::rollout::Differences;
 use crate::trial::Side;
-use crate::workers::attempt::{Sending, note_fault};
+use crate::workers::attempt::{Sending, note_fault, timed};
 
 /// The longest state that a delay strategy may keep, in bytes.
 const MAX_STATE: usize = 4096;
@@ -64,7 +62,7 @@ pub async fn after_send(
     let first = pace.first_day.is_none();
     note(&mut pace, send.outcome, send.now);
     let limits = &run.run.plan.delay;
-    let context = CallContext { config: run.delay.config.clone(), now: send.now, random: send.random };
+    let context = CallContext { config: run.delay.config.clone(), now: send.now, random: send.random, timer: None };
     let state = pace.states.get(&run.run.key).cloned().unwrap_or_default();
     let mut side = send.side;
     let (asked, fault) = match next_delay(shared, run, &send, &mut side, context, facts(run, &pace, &send), state).await
@@ -95,9 +93,9 @@ async fn next_delay(
     state: String,
 ) -> Result<NextDelay, PluginFault> {
     let Some(trial) = &run.delay.trial else { return run.delay.plugin.next_delay(&context, facts, &state).await };
-    let began = Instant::now();
-    let asked = trial.at(*side).next_delay(&context, facts.clone(), &state).await;
-    trial.called(*side, began.elapsed(), asked.as_ref().err());
+    let (timed, timer) = timed(&context);
+    let asked = trial.at(*side).next_delay(&timed, facts.clone(), &state).await;
+    trial.called(*side, timer.read(), asked.as_ref().err());
     if let Err(fault) = &asked
         && *side == Side::Candidate
     {

@@ -89,8 +89,14 @@ impl Session {
                     continue;
                 }
             };
-            self.lease.goes_on(message);
             let sides = run.sides(&sender, self.device.no);
+            if let Some(wait) = run.crowded(&sender, sides) {
+                // Workers that all waited for one slow plugin would be missed by every other campaign.
+                course.disposals.push((message, Disposal::PutBack(rank)));
+                course.next_at = pool.core.clock.monotonic() + wait;
+                break;
+            }
+            self.lease.goes_on(message);
             let claim = Claim {
                 message,
                 device: self.device.no,

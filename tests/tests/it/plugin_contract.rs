@@ -49,7 +49,7 @@ async fn first_party(name: &str) -> Arc<Plugin> {
 }
 
 fn ctx(config: impl AsRef<str>) -> CallContext {
-    CallContext { config: config.as_ref().into(), now: NOW, random: 123_456_789 }
+    CallContext { config: config.as_ref().into(), now: NOW, random: 123_456_789, timer: None }
 }
 
 fn device() -> DeviceFacts {

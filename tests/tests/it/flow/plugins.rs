@@ -168,6 +168,48 @@ async fn plugins_that_mean_harm_pause_their_own_campaigns_and_disturb_no_other()
     assert!(peak < 600 << 20, "{} MiB", peak >> 20);
 }
 
+/// A template that is slow and not broken keeps few of the workers waiting: another campaign is sent beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_plugin_does_not_keep_the_workers_of_others() {
+    let slow = format!(
+        "(local $n i32)
+         (local.set $n (i32.const 30000000))
+         (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+         {}",
+        rendered(8)
+    );
+    let sink = Sink::start().await;
+    let data = tempfile::tempdir().expect("a folder");
+    let server = Setup::embedded(data.path(), &[sink.port]).with("CARILLON_MAX_WORKERS", "200").start().await;
+    let world = World { servers: vec![server], redis: None, _database: None, _data: data };
+    let tagged = |tag: &str, count: usize| -> Value {
+        (0..count)
+            .map(|n| json!({"id": format!("{tag}-{n}"), "channel": "sms", "tags": [tag], "adapter": {}}))
+            .collect()
+    };
+    world.api().post("/api/v1/devices", &tagged("good", 30)).await;
+    world.api().post("/api/v1/devices", &tagged("slow", 400)).await;
+    world.add_audience("customers", 300).await;
+    world.add_audience("many", 4_000).await;
+    world.upload(guests::template("slow", &slow, "unreachable"), "?activate=true").await;
+    let mut dragging = spec(&sink, 0);
+    (dragging["audience"], dragging["devices"]) = (json!("many"), json!({"tag": "slow"}));
+    dragging["template"] = json!({"plugin": "slow", "config": {}});
+    let dragging = world.launch(&dragging).await;
+    let sends = || async { world.campaign(&dragging).await["counts"]["sent"].as_u64().is_some_and(|sent| sent > 0) };
+    eventually("the slow one sends", PATIENCE, sends).await;
+
+    let mut good = spec(&sink, 0);
+    good["devices"] = json!({"tag": "good"});
+    let good = world.launch(&good).await;
+    world.completed(&good).await;
+    let view = world.campaign(&dragging).await;
+    assert_eq!(view["status"], "running", "{view}");
+    assert!(view["counts"]["pending"].as_u64().is_some_and(|pending| pending > 1_000), "{view}");
+    assert_eq!(view["counts"]["failed"], 0, "{view}");
+    world.api().post(&format!("/api/v1/campaigns/{dragging}/cancel"), &json!({})).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_made_to_exhaust_the_compiler_is_refused_and_the_server_goes_on() {
     let data = tempfile::tempdir().expect("a folder");

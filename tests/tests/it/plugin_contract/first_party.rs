@@ -243,7 +243,7 @@ async fn the_simulator_keeps_to_its_shares_over_many_sends() {
     let config = r#"{"transient_rate":0.2,"unanswered_rate":0.1}"#;
     let mut counts = [0; 3];
     for n in 0..2000u32 {
-        let ctx = CallContext { random: n.wrapping_mul(2_654_435_761), now: NOW, config: config.into() };
+        let ctx = CallContext { random: n.wrapping_mul(2_654_435_761), now: NOW, config: config.into(), timer: None };
         let Step::Request { request, .. } = plugin.start(&ctx, outbound()).await.unwrap().step else { panic!() };
         let PluginBody::Text(body) = request.body else { panic!() };
         let slot = if body.contains("500") { 1 } else { usize::from(body.contains("unanswered")) * 2 };

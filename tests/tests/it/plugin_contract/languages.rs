@@ -114,7 +114,7 @@ fn context(plugin: &Plugin, case: &Value, what: &str) -> CallContext {
         case.get("config").map_or_else(|| json!({ "url": "https://api.example.com" }), Value::clone).to_string();
     assert_eq!(plugin.check_config(&config), Ok(()), "{what}");
     let random = case["random"].as_u64().map_or(7, |random| u32::try_from(random).unwrap());
-    CallContext { config: config.into(), now: NOW, random }
+    CallContext { config: config.into(), now: NOW, random, timer: None }
 }
 
 /// The fault must be of the kind that the case names, and say what it says.

@@ -22,24 +22,23 @@ pub(super) struct By<'a> {
     pub(super) now: Time,
 }
 
-/// What is stable, and whether there is such a plugin: nobody else changes it, there is one writer.
-async fn lock(lite: &Sqlite, tx: &mut Tx, name: &str) -> Result<Option<Option<i32>>> {
-    let active: Option<(Option<i32>,)> =
-        lite.rows("SELECT active_no FROM plugins WHERE name = $1").bind(name).fetch_optional(&mut **tx).await?;
+/// What is stable, and whether there is such a plugin, which nobody else changes until the transaction ends.
+async fn lock(db: &Backend, tx: &mut Tx, name: &str) -> Result<Option<Option<i32>>> {
+    let active: Option<(Option<i32>,)> = db.rows(LOCKED_PLUGIN).bind(name).fetch_optional(&mut **tx).await?;
     Ok(active.map(|(no,)| no))
 }
 
 /// Makes a version the stable one; a roll-back from it goes to the step `back`.
 pub(super) async fn set_stable(
-    lite: &Sqlite,
+    db: &Backend,
     tx: &mut Tx,
     name: &str,
     no: i32,
     back: Option<i32>,
     by: &By<'_>,
 ) -> Result<()> {
-    lite.sql("UPDATE plugins SET active_no = $2 WHERE name = $1").bind(name).bind(no).execute(&mut **tx).await?;
-    lite.sql(
+    db.sql("UPDATE plugins SET active_no = $2 WHERE name = $1").bind(name).bind(no).execute(&mut **tx).await?;
+    db.sql(
         "INSERT INTO plugin_history (name, step, version_no, back, at, actor, reason)
          SELECT $1, coalesce(max(step), 0) + 1, $2, $3, $4, $5, $6 FROM plugin_history WHERE name = $1",
     )
@@ -55,18 +54,18 @@ pub(super) async fn set_stable(
 }
 
 /// The last step of a plugin's history.
-pub(super) async fn last_step(lite: &Sqlite, tx: &mut Tx, name: &str) -> Result<Option<i32>> {
+pub(super) async fn last_step(db: &Backend, tx: &mut Tx, name: &str) -> Result<Option<i32>> {
     let last: Option<i32> =
-        lite.scalar("SELECT max(step) FROM plugin_history WHERE name = $1").bind(name).fetch_one(&mut **tx).await?;
+        db.scalar("SELECT max(step) FROM plugin_history WHERE name = $1").bind(name).fetch_one(&mut **tx).await?;
     Ok(last)
 }
 
 /// Makes the version stable that was so before the current one, if there is one that is not in quarantine.
-async fn go_back(lite: &Sqlite, tx: &mut Tx, name: &str, by: &By<'_>) -> Result<Option<i32>> {
-    let mut at = last_step(lite, tx, name).await?;
+async fn go_back(db: &Backend, tx: &mut Tx, name: &str, by: &By<'_>) -> Result<Option<i32>> {
+    let mut at = last_step(db, tx, name).await?;
     let mut current = None;
     while let Some(step) = at {
-        let (no, back, good): (i32, Option<i32>, bool) = lite
+        let (no, back, good): (i32, Option<i32>, bool) = db
             .rows(
                 "SELECT h.version_no, h.back, v.quarantined_at IS NULL AS good
                  FROM plugin_history h JOIN plugin_versions v ON v.no = h.version_no
@@ -77,7 +76,7 @@ async fn go_back(lite: &Sqlite, tx: &mut Tx, name: &str, by: &By<'_>) -> Result<
             .fetch_one(&mut **tx)
             .await?;
         if current.is_some_and(|current| current != no) && good {
-            set_stable(lite, tx, name, no, back, by).await?;
+            set_stable(db, tx, name, no, back, by).await?;
             return Ok(Some(no));
         }
         current = current.or(Some(no));
@@ -87,8 +86,8 @@ async fn go_back(lite: &Sqlite, tx: &mut Tx, name: &str, by: &By<'_>) -> Result<
 }
 
 /// Ends the running rollout of a plugin, if there is one.
-async fn end_running(lite: &Sqlite, tx: &mut Tx, name: &str, status: RolloutStatus, by: &By<'_>) -> Result<()> {
-    lite.sql(
+async fn end_running(db: &Backend, tx: &mut Tx, name: &str, status: RolloutStatus, by: &By<'_>) -> Result<()> {
+    db.sql(
         "UPDATE rollouts SET status = $2, ended_at = $3, ended_by = $4, reason = $5
          WHERE name = $1 AND status = 'running'",
     )
@@ -103,14 +102,14 @@ async fn end_running(lite: &Sqlite, tx: &mut Tx, name: &str, status: RolloutStat
 }
 
 async fn insert_rollout(
-    lite: &Sqlite,
+    db: &Backend,
     tx: &mut Tx,
     name: &str,
     (candidate, stable): (i32, i32),
     spec: &RolloutSpec,
     by: &By<'_>,
 ) -> Result<i32> {
-    let no: i32 = lite
+    let no: i32 = db
         .scalar(
             "INSERT INTO rollouts (name, candidate_no, stable_no, spec, status, started_at, started_by)
              VALUES ($1, $2, $3, $4, 'running', $5, $6) RETURNING no",
@@ -126,14 +125,14 @@ async fn insert_rollout(
     Ok(no)
 }
 
-async fn rollout_in(lite: &Sqlite, tx: &mut Tx, no: i32) -> Result<Rollout> {
-    let found: rows::RolloutSql = lite.rows(rollout_columns!("WHERE r.no = $1")).bind(no).fetch_one(&mut **tx).await?;
+async fn rollout_in(db: &Backend, tx: &mut Tx, no: i32) -> Result<Rollout> {
+    let found: rows::RolloutSql = db.rows(rollout_columns!("WHERE r.no = $1")).bind(no).fetch_one(&mut **tx).await?;
     found.read()
 }
 
 /// The number of a version, and why it is in quarantine.
-async fn find(lite: &Sqlite, tx: &mut Tx, name: &str, version: &str) -> Result<Option<(i32, Option<String>)>> {
-    Ok(lite
+async fn find(db: &Backend, tx: &mut Tx, name: &str, version: &str) -> Result<Option<(i32, Option<String>)>> {
+    Ok(db
         .rows("SELECT no, quarantine_reason FROM plugin_versions WHERE name = $1 AND version = $2")
         .bind(name)
         .bind(version)
@@ -142,14 +141,14 @@ async fn find(lite: &Sqlite, tx: &mut Tx, name: &str, version: &str) -> Result<O
 }
 
 /// Refuses a version that is in quarantine, unless it is forced: then it leaves it.
-async fn release(lite: &Sqlite, tx: &mut Tx, no: i32, quarantine: Option<String>, force: bool) -> Result<()> {
+async fn release(db: &Backend, tx: &mut Tx, no: i32, quarantine: Option<String>, force: bool) -> Result<()> {
     let Some(reason) = quarantine else { return Ok(()) };
     if !force {
         return Err(StoreError::Conflict(format!(
             "the version is in quarantine ({reason}); \"force\" uses it all the same"
         )));
     }
-    lite.sql("UPDATE plugin_versions SET quarantined_at = NULL, quarantine_reason = NULL WHERE no = $1")
+    db.sql("UPDATE plugin_versions SET quarantined_at = NULL, quarantine_reason = NULL WHERE no = $1")
         .bind(no)
         .execute(&mut **tx)
         .await?;
@@ -157,84 +156,84 @@ async fn release(lite: &Sqlite, tx: &mut Tx, no: i32, quarantine: Option<String>
 }
 
 pub(super) async fn activate_plugin(
-    lite: &Sqlite,
+    db: &Backend,
     name: &str,
     version: &str,
     change: &Change<'_>,
     now: Time,
 ) -> Result<Option<PluginVersion>> {
-    let mut tx = lite.begin().await?;
-    let Some(before) = lock(lite, &mut tx, name).await? else { return Ok(None) };
-    let Some((no, quarantine)) = find(lite, &mut tx, name, version).await? else { return Ok(None) };
-    release(lite, &mut tx, no, quarantine, change.force).await?;
+    let mut tx = db.begin().await?;
+    let Some(before) = lock(db, &mut tx, name).await? else { return Ok(None) };
+    let Some((no, quarantine)) = find(db, &mut tx, name, version).await? else { return Ok(None) };
+    release(db, &mut tx, no, quarantine, change.force).await?;
     let by = By { actor: change.actor, reason: change.reason, now };
     if before != Some(no) {
         end_running(
-            lite,
+            db,
             &mut tx,
             name,
             RolloutStatus::Superseded,
             &By { reason: "another version was activated", ..by },
         )
         .await?;
-        let back = last_step(lite, &mut tx, name).await?;
-        set_stable(lite, &mut tx, name, no, back, &by).await?;
+        let back = last_step(db, &mut tx, name).await?;
+        set_stable(db, &mut tx, name, no, back, &by).await?;
         if let (Some(before), Some(watch)) = (before, change.watch) {
-            insert_rollout(lite, &mut tx, name, (no, before), watch, &by).await?;
+            insert_rollout(db, &mut tx, name, (no, before), watch, &by).await?;
         }
     }
-    let version = plugins::version(lite, &mut tx, no).await?;
-    lite.bump(&mut tx, "plugins").await?;
-    lite.commit(tx).await?;
+    let version = plugins::version(db, &mut tx, no).await?;
+    db.bump(&mut tx, "plugins").await?;
+    db.commit(tx).await?;
     Ok(Some(version))
 }
 
 pub(super) async fn rollback_plugin(
-    lite: &Sqlite,
+    db: &Backend,
     name: &str,
     actor: &str,
     reason: &str,
     now: Time,
 ) -> Result<Option<PluginVersion>> {
-    let mut tx = lite.begin().await?;
-    if lock(lite, &mut tx, name).await?.is_none() {
+    let mut tx = db.begin().await?;
+    if lock(db, &mut tx, name).await?.is_none() {
         return Ok(None);
     }
     let by = By { actor, reason, now };
-    let Some(no) = go_back(lite, &mut tx, name, &by).await? else {
+    let Some(no) = go_back(db, &mut tx, name, &by).await? else {
         return Err(StoreError::Conflict(format!(
             "no version of {name} was stable before this one that is not in quarantine"
         )));
     };
     end_running(
-        lite,
+        db,
         &mut tx,
         name,
         RolloutStatus::Superseded,
         &By { reason: "the version before was brought back", ..by },
     )
     .await?;
-    let version = plugins::version(lite, &mut tx, no).await?;
-    lite.bump(&mut tx, "plugins").await?;
-    lite.commit(tx).await?;
+    let version = plugins::version(db, &mut tx, no).await?;
+    db.bump(&mut tx, "plugins").await?;
+    db.commit(tx).await?;
     Ok(Some(version))
 }
 
-pub(super) async fn plugin_history(lite: &Sqlite, name: &str, limit: u32) -> Result<Vec<StableRow>> {
-    let found: Vec<rows::StableSql> = lite
+pub(super) async fn plugin_history(db: &Backend, name: &str, limit: u32) -> Result<Vec<StableRow>> {
+    let found: Vec<rows::StableSql> = db
         .rows(
             "SELECT v.version, h.at, h.actor, h.reason FROM plugin_history h
              JOIN plugin_versions v ON v.no = h.version_no WHERE h.name = $1 ORDER BY h.step DESC LIMIT $2",
         )
         .bind(name)
         .bind(i64::from(limit))
-        .fetch_all(&lite.readers)
+        .fetch_all(db.reading())
         .await?;
     Ok(found.into_iter().map(StableRow::from).collect())
 }
 
 pub(super) async fn start_rollout(
-    lite: &Sqlite,
+    db: &Backend,
     name: &str,
     version: &str,
     spec: &RolloutSpec,
@@ -242,47 +241,47 @@ pub(super) async fn start_rollout(
     actor: &str,
     now: Time,
 ) -> Result<Option<Rollout>> {
-    let mut tx = lite.begin().await?;
-    let Some(active) = lock(lite, &mut tx, name).await? else { return Ok(None) };
-    let Some((no, quarantine)) = find(lite, &mut tx, name, version).await? else { return Ok(None) };
+    let mut tx = db.begin().await?;
+    let Some(active) = lock(db, &mut tx, name).await? else { return Ok(None) };
+    let Some((no, quarantine)) = find(db, &mut tx, name, version).await? else { return Ok(None) };
     let Some(stable) = active else {
         return Err(StoreError::Conflict(format!("{name} has no active version to try another one against")));
     };
     if stable == no {
         return Err(StoreError::Conflict(format!("{name} {version} is the active version")));
     }
-    let running: Option<i32> = lite
+    let running: Option<i32> = db
         .scalar("SELECT no FROM rollouts WHERE name = $1 AND status = 'running'")
         .bind(name)
         .fetch_optional(&mut *tx)
         .await?;
     if let Some(running) = running {
-        let running = rollout_in(lite, &mut tx, running).await?;
+        let running = rollout_in(db, &mut tx, running).await?;
         return Err(StoreError::Conflict(rows::still_running(&running)));
     }
-    release(lite, &mut tx, no, quarantine, force).await?;
-    let no = insert_rollout(lite, &mut tx, name, (no, stable), spec, &By { actor, reason: "", now }).await?;
-    let rollout = rollout_in(lite, &mut tx, no).await?;
-    lite.bump(&mut tx, "plugins").await?;
-    lite.commit(tx).await?;
+    release(db, &mut tx, no, quarantine, force).await?;
+    let no = insert_rollout(db, &mut tx, name, (no, stable), spec, &By { actor, reason: "", now }).await?;
+    let rollout = rollout_in(db, &mut tx, no).await?;
+    db.bump(&mut tx, "plugins").await?;
+    db.commit(tx).await?;
     Ok(Some(rollout))
 }
 
 pub(super) async fn end_rollout(
-    lite: &Sqlite,
+    db: &Backend,
     no: RolloutNo,
     ending: &Ending,
     actor: &str,
     reason: &str,
     now: Time,
 ) -> Result<Option<Rollout>> {
-    let mut tx = lite.begin().await?;
+    let mut tx = db.begin().await?;
     let name: Option<String> =
-        lite.scalar("SELECT name FROM rollouts WHERE no = $1").bind(no.0).fetch_optional(&mut *tx).await?;
+        db.scalar("SELECT name FROM rollouts WHERE no = $1").bind(no.0).fetch_optional(&mut *tx).await?;
     let Some(name) = name else { return Ok(None) };
-    let active = lock(lite, &mut tx, &name).await?.flatten();
+    let active = lock(db, &mut tx, &name).await?.flatten();
     let by = By { actor, reason, now };
-    let ended = lite
+    let ended = db
         .sql(
             "UPDATE rollouts SET status = $2, ended_at = $3, ended_by = $4, reason = $5
              WHERE no = $1 AND status = 'running'",
@@ -297,85 +296,82 @@ pub(super) async fn end_rollout(
     if ended.rows_affected() == 0 {
         return Ok(None);
     }
-    let rollout = rollout_in(lite, &mut tx, no.0).await?;
+    let rollout = rollout_in(db, &mut tx, no.0).await?;
     let (candidate, _) = rollout.candidate;
     match ending {
         Ending::Promoted(watch) => {
             if active != Some(candidate.0) {
-                let back = last_step(lite, &mut tx, &name).await?;
+                let back = last_step(db, &mut tx, &name).await?;
                 let promoted = By { reason: "its rollout was promoted", ..by };
-                set_stable(lite, &mut tx, &name, candidate.0, back, &promoted).await?;
+                set_stable(db, &mut tx, &name, candidate.0, back, &promoted).await?;
                 if let (Some(before), Some(watch)) = (active, watch) {
-                    insert_rollout(lite, &mut tx, &name, (candidate.0, before), watch, &promoted).await?;
+                    insert_rollout(db, &mut tx, &name, (candidate.0, before), watch, &promoted).await?;
                 }
             }
         }
         Ending::RolledBack => {
-            lite.sql("UPDATE plugin_versions SET quarantined_at = $2, quarantine_reason = $3 WHERE no = $1")
+            db.sql("UPDATE plugin_versions SET quarantined_at = $2, quarantine_reason = $3 WHERE no = $1")
                 .bind(candidate.0)
                 .bind(now.as_ms())
                 .bind(reason)
                 .execute(&mut *tx)
                 .await?;
             if active == Some(candidate.0) {
-                go_back(lite, &mut tx, &name, &by).await?;
+                go_back(db, &mut tx, &name, &by).await?;
             }
         }
         Ending::Aborted | Ending::Passed => {}
     }
-    lite.bump(&mut tx, "plugins").await?;
-    lite.commit(tx).await?;
+    db.bump(&mut tx, "plugins").await?;
+    db.commit(tx).await?;
     Ok(Some(rollout))
 }
 
-pub(super) async fn rollouts(lite: &Sqlite, name: &str, limit: u32) -> Result<Vec<Rollout>> {
-    let found: Vec<rows::RolloutSql> = lite
+pub(super) async fn rollouts(db: &Backend, name: &str, limit: u32) -> Result<Vec<Rollout>> {
+    let found: Vec<rows::RolloutSql> = db
         .rows(rollout_columns!("WHERE r.name = $1 ORDER BY r.no DESC LIMIT $2"))
         .bind(name)
         .bind(i64::from(limit))
-        .fetch_all(&lite.readers)
+        .fetch_all(db.reading())
         .await?;
     found.into_iter().map(rows::RolloutSql::read).collect()
 }
 
-pub(super) async fn running_rollouts(lite: &Sqlite) -> Result<Vec<Rollout>> {
+pub(super) async fn running_rollouts(db: &Backend) -> Result<Vec<Rollout>> {
     let found: Vec<rows::RolloutSql> =
-        lite.rows(rollout_columns!("WHERE r.status = 'running' ORDER BY r.no")).fetch_all(&lite.readers).await?;
+        db.rows(rollout_columns!("WHERE r.status = 'running' ORDER BY r.no")).fetch_all(db.reading()).await?;
     found.into_iter().map(rows::RolloutSql::read).collect()
 }
 
 pub(super) async fn put_rollout_counts(
-    lite: &Sqlite,
+    db: &Backend,
     host: HostId,
     counts: &[(RolloutNo, RolloutCounts)],
 ) -> Result<()> {
     for (no, counts) in counts {
-        lite.sql(
+        db.sql(
             "INSERT INTO rollout_counts (rollout_no, host_id, counts) VALUES ($1, $2, $3)
              ON CONFLICT (rollout_no, host_id) DO UPDATE SET counts = excluded.counts",
         )
         .bind(no.0)
         .bind(host.0)
         .bind(rows::to_json(counts)?)
-        .execute(&lite.writer)
+        .execute(db.writing())
         .await?;
     }
     Ok(())
 }
 
-pub(super) async fn rollout_counts(lite: &Sqlite, nos: &[RolloutNo]) -> Result<Vec<(RolloutNo, RolloutCounts)>> {
-    let found: Vec<(i32, String)> = lite
-        .rows("SELECT rollout_no, counts FROM rollout_counts WHERE rollout_no IN (SELECT value FROM json_each($1))")
-        .bind(list(nos.iter().map(|no| no.0))?)
-        .fetch_all(&lite.readers)
-        .await?;
+pub(super) async fn rollout_counts(db: &Backend, nos: &[RolloutNo]) -> Result<Vec<(RolloutNo, RolloutCounts)>> {
+    let found: Vec<(i32, String)> =
+        db.rows(COUNTS_OF_ROLLOUTS).bind(list(nos.iter().map(|no| no.0))?).fetch_all(db.reading()).await?;
     rows::rollout_sums(nos, found)
 }
 
-pub(super) async fn add_findings(lite: &Sqlite, findings: &[(RolloutNo, Finding)]) -> Result<()> {
-    let mut tx = lite.begin().await?;
+pub(super) async fn add_findings(db: &Backend, findings: &[(RolloutNo, Finding)]) -> Result<()> {
+    let mut tx = db.begin().await?;
     for (no, finding) in findings {
-        lite.sql(
+        db.sql(
             "INSERT INTO rollout_findings (rollout_no, at, message_id, device, field, detail)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
@@ -390,7 +386,7 @@ pub(super) async fn add_findings(lite: &Sqlite, findings: &[(RolloutNo, Finding)
     }
     let nos: std::collections::BTreeSet<_> = findings.iter().map(|(no, _)| no.0).collect();
     for no in nos {
-        lite.sql(
+        db.sql(
             "DELETE FROM rollout_findings WHERE rollout_no = $1 AND no <= (
                  SELECT no FROM rollout_findings WHERE rollout_no = $1 ORDER BY no DESC LIMIT 1 OFFSET $2)",
         )
@@ -399,18 +395,18 @@ pub(super) async fn add_findings(lite: &Sqlite, findings: &[(RolloutNo, Finding)
         .execute(&mut *tx)
         .await?;
     }
-    lite.commit(tx).await
+    db.commit(tx).await
 }
 
-pub(super) async fn findings(lite: &Sqlite, no: RolloutNo, limit: u32) -> Result<Vec<Finding>> {
-    let found: Vec<rows::FindingSql> = lite
+pub(super) async fn findings(db: &Backend, no: RolloutNo, limit: u32) -> Result<Vec<Finding>> {
+    let found: Vec<rows::FindingSql> = db
         .rows(
             "SELECT at, message_id, device, field, detail FROM rollout_findings
              WHERE rollout_no = $1 ORDER BY no DESC LIMIT $2",
         )
         .bind(no.0)
         .bind(i64::from(limit))
-        .fetch_all(&lite.readers)
+        .fetch_all(db.reading())
         .await?;
     Ok(found.into_iter().map(Finding::from).collect())
 }
