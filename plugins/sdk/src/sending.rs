@@ -118,7 +118,10 @@ impl Reply {
     /// the plugin's fault, and the message's outcome unknown.
     pub fn retry_after_ms(&self) -> Option<f64> {
         let value = self.header("retry-after")?;
-        let ms = value.parse::<f64>().ok().map(|seconds| seconds * 1000.0);
+        let whole = value.parse::<u64>().ok().map(|seconds| seconds as f64);
+        // With a fraction: read as JSON, because the standard reader of floats is as large as the rest of a sender.
+        let seconds = whole.or_else(|| serde_json::from_str(value).ok());
+        let ms = seconds.map(|seconds| seconds * 1000.0);
         let ms = ms.or_else(|| http_date_ms(value).map(|at| at - self.now_ms))?;
         ms.is_finite().then_some(ms.max(0.0))
     }
@@ -219,6 +222,7 @@ mod tests {
         for (value, ms) in [
             ("7", Some(7000.0)),
             (" 1.5 ", Some(1500.0)),
+            ("007", Some(7000.0)),
             ("-3", Some(0.0)),
             ("Tue, 01 Dec 2026 09:02:00 GMT", Some(120_000.0)),
             ("Mon, 30 Nov 2026 09:00:00 GMT", Some(0.0)),

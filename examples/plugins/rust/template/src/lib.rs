@@ -1,6 +1,6 @@
 //! A message template: a text in which `{name}` stands for the recipient's value in the audience's column `name`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use carillon_plugin::{Call, Content, Error, Job, Plugin, Result, Template};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ struct Written {
     text: String,
     subject: Option<String>,
     #[serde(default)]
-    defaults: HashMap<String, String>,
+    defaults: BTreeMap<String, String>,
 }
 
 /// The configuration with its texts taken apart, once for all messages.
@@ -20,7 +20,7 @@ struct Written {
 struct Texts {
     text: Vec<Piece>,
     subject: Option<Vec<Piece>>,
-    defaults: HashMap<String, String>,
+    defaults: BTreeMap<String, String>,
 }
 
 /// What a text is made of.
