@@ -132,7 +132,7 @@ async fn a_webhooks_key_is_shown_once_and_works_until_it_is_deleted() {
         path.to_uppercase(),
     ] {
         let problem = api.meta(&wrong, &json!({})).await.expect(404);
-        assert_eq!(problem["detail"].as_str().unwrap().contains("hook"), false, "{problem}");
+        assert!(!problem["detail"].as_str().unwrap().contains("hook"), "{problem}");
     }
     let id = made["id"].as_str().unwrap();
     api.call("DELETE", &format!("/plugins/telegram/webhooks/{id}"), Value::Null).await.expect(404);
@@ -275,7 +275,7 @@ async fn who_says_stop_is_suppressed_however_the_audience_writes_the_number() {
     let bot = api.hook("telegram", json!({})).await;
     let blocked = json!({"my_chat_member": {"chat": {"id": 42}, "date": 1, "new_chat_member": {"status": "kicked"}}});
     api.send("POST", &bot, &[], blocked.to_string()).await.expect(200);
-    assert_eq!(api.suppressed().await.last().unwrap(), &("42".to_owned(), Value::Null, "opted-out".to_owned()));
+    assert!(api.suppressed().await.contains(&("42".to_owned(), Value::Null, "opted-out".to_owned())));
     // What people write is kept nowhere.
     let everything =
         format!("{} {}", api.get("/audit?limit=1000").await, api.send("GET", "/metrics", &[], "").await.body);
