@@ -68,7 +68,8 @@ pub fn rfc3339_ms(text: &str) -> Option<f64> {
         }
         _ => return None,
     };
-    let seconds = carillon_plugin::sending::days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset * 60;
+    let seconds =
+        carillon_plugin::sending::days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset * 60;
     Some((seconds as f64 + fraction) * 1000.0)
 }
 

@@ -197,7 +197,11 @@ impl Ours {
             let seen = host.inspect(bytes.clone()).await?;
             host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes).await
         })?;
-        Ok(Self { runtime, plugin, context: CallContext { config: CONFIG.into(), now: NOW, random: 123_456_789, timer: None } })
+        Ok(Self {
+            runtime,
+            plugin,
+            context: CallContext { config: CONFIG.into(), now: NOW, random: 123_456_789, timer: None },
+        })
     }
 
     fn render(&self, facts: &Facts) -> Result<String> {
