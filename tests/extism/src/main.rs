@@ -22,6 +22,8 @@ use tokio::runtime::Runtime;
 
 use crate::template::Compiled;
 
+// Not all of it is called here.
+#[allow(dead_code)]
 #[path = "../../../plugins/jinja/src/template.rs"]
 mod template;
 
@@ -197,7 +199,11 @@ impl Ours {
             let seen = host.inspect(bytes.clone()).await?;
             host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes).await
         })?;
-        Ok(Self { runtime, plugin, context: CallContext { config: CONFIG.into(), now: NOW, random: 123_456_789 } })
+        Ok(Self {
+            runtime,
+            plugin,
+            context: CallContext { config: CONFIG.into(), now: NOW, random: 123_456_789, timer: None },
+        })
     }
 
     fn render(&self, facts: &Facts) -> Result<String> {
@@ -224,7 +230,7 @@ struct Input<'a> {
 struct OneJob<'a> {
     message: Message<'a>,
     recipient: To<'a>,
-    device: From<'a>,
+    device: Phone<'a>,
     random: u32,
 }
 
@@ -245,7 +251,7 @@ struct To<'a> {
 }
 
 #[derive(Serialize)]
-struct From<'a> {
+struct Phone<'a> {
     id: &'a str,
     channel: &'a str,
     adapter: &'a str,
@@ -279,7 +285,7 @@ fn of_extism(plugin: &mut extism::Plugin, facts: &Facts) -> Result<String> {
             zone: recipient.zone.as_deref(),
             variables: &recipient.variables,
         },
-        device: From {
+        device: Phone {
             id: &device.id,
             channel: &device.channel,
             adapter: &device.adapter,
