@@ -22,6 +22,8 @@ use tokio::runtime::Runtime;
 
 use crate::template::Compiled;
 
+// Not all of it is called here.
+#[allow(dead_code)]
 #[path = "../../../plugins/jinja/src/template.rs"]
 mod template;
 
@@ -228,7 +230,7 @@ struct Input<'a> {
 struct OneJob<'a> {
     message: Message<'a>,
     recipient: To<'a>,
-    device: From<'a>,
+    device: Phone<'a>,
     random: u32,
 }
 
@@ -249,7 +251,7 @@ struct To<'a> {
 }
 
 #[derive(Serialize)]
-struct From<'a> {
+struct Phone<'a> {
     id: &'a str,
     channel: &'a str,
     adapter: &'a str,
@@ -283,7 +285,7 @@ fn of_extism(plugin: &mut extism::Plugin, facts: &Facts) -> Result<String> {
             zone: recipient.zone.as_deref(),
             variables: &recipient.variables,
         },
-        device: From {
+        device: Phone {
             id: &device.id,
             channel: &device.channel,
             adapter: &device.adapter,

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::template::Compiled;
 
+// Not all of it is called here.
+#[allow(dead_code)]
 #[path = "../../../../plugins/jinja/src/template.rs"]
 mod template;
 
@@ -19,7 +21,7 @@ struct Input {
 struct OneJob {
     message: Message,
     recipient: To,
-    device: From,
+    device: Phone,
     random: u32,
 }
 
@@ -40,7 +42,7 @@ struct To {
 }
 
 #[derive(Deserialize)]
-struct From {
+struct Phone {
     id: String,
     channel: String,
     adapter: String,
@@ -61,7 +63,7 @@ impl OneJob {
         let To { address, locale, zone, variables } = self.recipient;
         let message = MessageRef { id, campaign, sequence_step, attempt };
         let recipient = Recipient { address, locale, zone, variables };
-        let From { id, channel, adapter, attributes } = self.device;
+        let Phone { id, channel, adapter, attributes } = self.device;
         Job { message, recipient, device: Device { id, channel, adapter, attributes }, random: self.random }
     }
 }
