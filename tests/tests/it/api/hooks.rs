@@ -94,7 +94,7 @@ fn statuses(statuses: &[(&str, &str)]) -> Value {
     let statuses: Vec<Value> = statuses
         .iter()
         .map(|(id, status)| {
-            json!({"id": id, "status": status, "timestamp": "1796115500", "recipient_id": "9",
+            json!({"id": id, "status": status, "timestamp": "1756115500", "recipient_id": "9",
                 "errors": [{"code": 131_026, "title": "Message undeliverable"}]})
         })
         .collect();
@@ -103,7 +103,7 @@ fn statuses(statuses: &[(&str, &str)]) -> Value {
 
 fn says(from: &str, text: &str) -> Value {
     let message =
-        json!({"from": from, "id": "wamid.x", "timestamp": "1796115500", "type": "text", "text": {"body": text}});
+        json!({"from": from, "id": "wamid.x", "timestamp": "1756115500", "type": "text", "text": {"body": text}});
     json!({"entry": [{"changes": [{"field": "messages", "value": {"messages": [message]}}]}]})
 }
 
@@ -242,7 +242,7 @@ async fn what_is_reported_shows_on_the_message_and_the_campaign_once() {
         let (api, path) = (&api, format!("/messages/{}", messages[n]));
         async move { api.get(&path).await["receipt"].clone() }
     };
-    assert_eq!(receipt(0).await["delivered_at"], "2026-12-01T08:58:20Z");
+    assert_eq!(receipt(0).await["delivered_at"], "2025-08-25T09:51:40Z");
     assert_eq!(receipt(1).await["state"], "read");
     let failed = receipt(2).await;
     assert_eq!((&failed["state"], &failed["reason"]["code"]), (&json!("failed"), &json!("whatsapp-131026")));
