@@ -203,7 +203,7 @@ mod tests {
             assert_eq!(vault(&[text]).current(), vault(&[&hex]).current());
         }
         assert!(!format!("{:?}", vault(&[&hex])).contains("0707"));
-        for bad in ["hush", &hex[1..], "é", &format!("{hex},x"), &vec![hex.as_str(); 11].join(",")] {
+        for bad in ["hush", &hex[1..], "é", &format!("{hex},x"), &[hex.as_str(); 11].join(",")] {
             let error = Vault::parse(Some(bad)).err().unwrap();
             assert_eq!(error, VaultError::Keys);
             assert!(!error.to_string().contains("hush") && error.to_string().contains("carillon secret key"));
