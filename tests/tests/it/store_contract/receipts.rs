@@ -193,7 +193,7 @@ async fn webhooks_are_found_by_their_key(t: Opened) {
     assert_eq!(store.webhook_by_key(Digest::of(b"1")).await.unwrap(), Some(one.clone()));
     assert_eq!(store.webhook_by_key(Digest::of(b"3")).await.unwrap(), None);
     assert_eq!(store.webhooks(None).await.unwrap(), [one.clone(), two.clone()]);
-    assert_eq!(store.webhooks(Some("b")).await.unwrap(), [two.clone()]);
+    assert_eq!(store.webhooks(Some("b")).await.unwrap(), std::slice::from_ref(&two));
     assert!(!store.delete_webhook("b", one.id).await.unwrap(), "of another plugin");
     assert!(store.delete_webhook("a", one.id).await.unwrap());
     assert!(!store.delete_webhook("a", one.id).await.unwrap());
