@@ -55,8 +55,8 @@ const HOSTILE_DEVICES: usize = 60;
 const VICTIMS: usize = 3_000;
 /// How long the machine is measured.
 const CALIBRATION: Duration = Duration::from_secs(10);
-/// Compiling ends within a window.
-const COMPILE_S: &str = "3";
+/// Compiling what is made to exhaust the compiler ends soon, and each plugin of the program may be compiled.
+const COMPILE_S: &str = "8";
 /// Between one upload and the next.
 const REST: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(300);
