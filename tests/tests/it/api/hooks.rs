@@ -242,7 +242,7 @@ async fn what_is_reported_shows_on_the_message_and_the_campaign_once() {
         let (api, path) = (&api, format!("/messages/{}", messages[n]));
         async move { api.get(&path).await["receipt"].clone() }
     };
-    assert_eq!(receipt(0).await["delivered_at"], "2025-08-25T09:51:40Z");
+    assert_eq!(receipt(0).await["delivered_at"], "2025-08-25T09:51:40.000Z");
     assert_eq!(receipt(1).await["state"], "read");
     let failed = receipt(2).await;
     assert_eq!((&failed["state"], &failed["reason"]["code"]), (&json!("failed"), &json!("whatsapp-131026")));
