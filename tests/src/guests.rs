@@ -109,10 +109,10 @@ pub fn wanting(
 ) -> Bytes {
     let (request, data) = request(method, url, headers, body);
     // `ok(progress { step: done(accepted(…) or transient(…)), account-state: none })`, where everything else is zero: also for
-    // the next start.
+    // the next start. What it was called with is not looked at, so its heap begins anew.
     let clear = |step: u32| {
         format!(
-            "(memory.fill (i32.const {SCRATCH}) (i32.const 0) (i32.const 256))
+            "(global.set $heap (i32.const 8192)) (memory.fill (i32.const {SCRATCH}) (i32.const 0) (i32.const 256))
              (i32.store8 (i32.const {}) (i32.const {step}))",
             SCRATCH + 8
         )
