@@ -140,25 +140,30 @@ impl PluginHost {
     /// As for [`PluginHost::inspect`].
     pub async fn inspect_and_load(&self, bytes: Bytes) -> Result<(Inspected, Arc<Plugin>), Refusal> {
         let _permit = self.0.compiling.acquire().await.map_err(|e| Refusal::internal(&e))?;
-        self.inspect_now(bytes).await
+        self.inspect_as(bytes, Urgency::Later).await
     }
 
-    /// As [`PluginHost::inspect`], for what comes with the program: the caller says how many at once.
+    /// As [`PluginHost::inspect`], for what comes with the program: a first start waits for it, so it has its share of the
+    /// machine, and the caller says how many at once.
     async fn inspect_own(&self, bytes: Bytes) -> Result<Inspected, Refusal> {
-        self.inspect_now(bytes).await.map(|(inspected, _)| inspected)
+        self.inspect_as(bytes, Urgency::Now).await.map(|(inspected, _)| inspected)
     }
 
-    async fn inspect_now(&self, bytes: Bytes) -> Result<(Inspected, Arc<Plugin>), Refusal> {
+    async fn inspect_as(&self, bytes: Bytes, urgency: Urgency) -> Result<(Inspected, Arc<Plugin>), Refusal> {
         let shared = Arc::clone(&self.0);
-        let checked = self.0.slow.run(move || {
-            let (inspected, component) = check::inspect(&shared, &bytes)?;
+        let check = move || {
+            let (inspected, component) = check::inspect(&shared, &bytes, urgency)?;
             let (kind, digest, info) = (inspected.kind, inspected.digest, inspected.info.clone());
             // What is not stored is somebody's own: its author tries it.
             let licence = Arc::new(Licence::unbounded(&info.name));
             let plugin = shared.plugin(VersionNo(0), kind, digest, info, licence, &component)?;
             Ok((inspected, plugin))
-        });
-        checked.await.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
+        };
+        let checked = match urgency {
+            Urgency::Now => tokio::task::spawn_blocking(check).await.ok(),
+            Urgency::Later => self.0.slow.run(check).await,
+        };
+        checked.unwrap_or_else(|| Err(Refusal::internal(&"it broke off")))
     }
 
     /// Makes a stored version callable: takes its code from the cache, or compiles it. All versions of a plugin have one licence.

@@ -137,8 +137,8 @@ pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Refusa
     Component::from_binary(engine, &component).map_err(|e| Refusal::invalid(format_args!("{e:#}")))
 }
 
-/// Everything between the bytes and the store.
-pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Component), Refusal> {
+/// Everything between the bytes and the store; `urgency` says who waits for it.
+pub(super) fn inspect(shared: &Shared, bytes: &[u8], urgency: Urgency) -> Result<(Inspected, Component), Refusal> {
     let max = shared.limits.max_component_bytes;
     if bytes.len() > max {
         let size = bytes.len();
@@ -152,7 +152,7 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8]) -> Result<(Inspected, Compo
     let engine = &shared.machine.engine;
     let digest = Digest::of(bytes);
     let started = Instant::now();
-    let component = shared.compile(&digest, bytes, Urgency::Later)?;
+    let component = shared.compile(&digest, bytes, urgency)?;
     let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
 
     let imports: Vec<String> = component.component_type().imports(engine).map(|(name, _)| name.to_owned()).collect();
