@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use carillon::clock::Time;
 use carillon::device::Device;
+use carillon::grants::Licence;
 use carillon::id::{DeviceNo, VersionNo};
 use carillon::message::Recipient;
 use carillon::plugins::{
@@ -197,7 +198,8 @@ impl Ours {
         let bytes = Bytes::from_static(bytes);
         let plugin = runtime.block_on(async {
             let seen = host.inspect(bytes.clone()).await?;
-            host.load(VersionNo(1), seen.kind, seen.digest, seen.info, bytes).await
+            let licence = Arc::new(Licence::unbounded("jinja"));
+            host.load(VersionNo(1), seen.kind, seen.digest, seen.info, licence, bytes).await
         })?;
         Ok(Self {
             runtime,
