@@ -1,5 +1,6 @@
 //! Sequences: made, started, paused; contacts enrolled and let go.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,9 @@ use utoipa::ToSchema;
 use crate::clock::Time;
 use crate::core::Core;
 use crate::id::{RunKey, SequenceId};
+use crate::message::Counts;
 use crate::queue::Wake;
+use crate::receipt::ReceiptCounts;
 use crate::sequence::{Sequence, SequenceSpec, SequenceStatus};
 use crate::store::{Enrolled, NewContact, Page};
 
@@ -57,6 +60,15 @@ pub struct EnrolmentCounts {
     pub exited: u64,
 }
 
+/// What became of a step's messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct StepProgress {
+    /// How many of them are in each state.
+    pub counts: Counts,
+    /// How many of those that were sent were reported as what by their provider, where its webhook is set up.
+    pub receipts: ReceiptCounts,
+}
+
 /// A sequence with its enrolments' states.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SequenceView {
@@ -71,6 +83,8 @@ pub struct SequenceView {
     /// The runs of its steps, in order; empty until it is started.
     #[schema(value_type = Vec<i32>)]
     pub runs: Vec<RunKey>,
+    /// What became of the messages of each of these runs.
+    pub progress: Vec<StepProgress>,
     /// When it was made.
     pub created_at: Time,
     /// What was asked for.
@@ -220,7 +234,8 @@ pub async fn exit_enrolment(
 /// # Errors
 /// [`OpError::NotFound`] when there is none.
 pub async fn sequence_view(core: &Core, id: SequenceId) -> Result<SequenceView> {
-    view(core, sequence(core, id).await?).await
+    let sequence = sequence(core, id).await?;
+    views(core, vec![sequence]).await?.pop().ok_or_else(|| OpError::not_found("sequence", id))
 }
 
 /// Sequences, newest first.
@@ -233,16 +248,25 @@ pub async fn sequence_views(
     limit: u32,
 ) -> Result<Page<SequenceView, SequenceId>> {
     let page = core.store.sequences(cursor, limit).await?;
-    let mut items = Vec::with_capacity(page.items.len());
-    for sequence in page.items {
-        items.push(view(core, sequence).await?);
-    }
-    Ok(Page { items, next: page.next })
+    Ok(Page { items: views(core, page.items).await?, next: page.next })
 }
 
-async fn view(core: &Core, sequence: Sequence) -> Result<SequenceView> {
-    let [waiting, in_step, completed, exited] = core.store.enrolment_counts(sequence.no).await?;
-    let Sequence { id, spec, status, paused_reason, runs, created_at, .. } = sequence;
-    let enrolments = EnrolmentCounts { waiting, in_step, completed, exited };
-    Ok(SequenceView { id, status, paused_reason, enrolments, runs, created_at, spec })
+async fn views(core: &Core, sequences: Vec<Sequence>) -> Result<Vec<SequenceView>> {
+    let runs: Vec<RunKey> = sequences.iter().flat_map(|sequence| sequence.runs.iter().copied()).collect();
+    let mut progress: HashMap<RunKey, StepProgress> = HashMap::with_capacity(runs.len());
+    for (run, counts) in core.store.counts(&runs).await? {
+        progress.entry(run).or_default().counts = counts;
+    }
+    for (run, receipts) in core.store.receipt_counts(&runs).await? {
+        progress.entry(run).or_default().receipts = receipts;
+    }
+    let mut out = Vec::with_capacity(sequences.len());
+    for sequence in sequences {
+        let [waiting, in_step, completed, exited] = core.store.enrolment_counts(sequence.no).await?;
+        let Sequence { id, spec, status, paused_reason, runs, created_at, .. } = sequence;
+        let enrolments = EnrolmentCounts { waiting, in_step, completed, exited };
+        let progress = runs.iter().map(|run| progress.get(run).copied().unwrap_or_default()).collect();
+        out.push(SequenceView { id, status, paused_reason, enrolments, runs, progress, created_at, spec });
+    }
+    Ok(out)
 }

@@ -11,7 +11,7 @@ use super::page::{self, Page};
 use super::session::{Posted, Session};
 use super::{Answer, Failure, PAGE, Shared, actor, format, go};
 use crate::id::{MessageId, SequenceId};
-use crate::operations::sequences::{self as operations, ContactSpec, Enrol, SequenceView};
+use crate::operations::sequences::{self as operations, ContactSpec, Enrol, SequenceView, StepProgress};
 use crate::sequence::{Enrolment, EnrolmentStatus, SequenceStatus};
 
 pub(super) fn routes() -> Router<Shared> {
@@ -76,6 +76,11 @@ impl ShowPage {
             EnrolmentStatus::Completed => counts.completed,
             EnrolmentStatus::Exited => counts.exited,
         }
+    }
+
+    /// What became of the messages of a step; nothing before the start.
+    fn progress(&self, step: usize) -> StepProgress {
+        self.sequence.progress.get(step).copied().unwrap_or_default()
     }
 
     /// The message of the step that a contact is in.

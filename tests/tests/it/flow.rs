@@ -311,6 +311,9 @@ async fn a_sequence_sends_each_step_once_in_order_and_ends_with_a_suppression() 
     }
     let exited = world.api().get(&format!("/api/v1/sequences/{id}/enrolments?status=exited")).await;
     assert_eq!(exited["items"][0]["address"], json!(address(3)), "{exited}");
+    let shown = world.api().get(&format!("/api/v1/sequences/{id}")).await;
+    let sent = [0, 1, 2].map(|step| shown["progress"][step]["counts"]["sent"].as_u64());
+    assert_eq!(sent, [contacts, contacts - 1, contacts - 1].map(|n| Some(n as u64)), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
