@@ -292,6 +292,17 @@ pub enum Signature {
 }
 
 impl Signature {
+    /// Its name, as in JSON.
+    pub const fn scheme(&self) -> &'static str {
+        match self {
+            Self::Whatsapp { .. } => "whatsapp",
+            Self::Telegram { .. } => "telegram",
+            Self::SmsGateway { .. } => "sms-gateway",
+            Self::HmacSha256 { .. } => "hmac-sha256",
+            Self::Token { .. } => "token",
+        }
+    }
+
     /// The name of the secret.
     pub fn secret(&self) -> &str {
         match self {

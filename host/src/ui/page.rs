@@ -24,7 +24,7 @@ pub const NAVIGATION: [(&str, &str, &str); 9] = [
 ];
 
 /// What a page may say about the step before it. The address names one of these; it never carries a text.
-const NOTICES: [(&str, &str); 26] = [
+const NOTICES: [(&str, &str); 27] = [
     ("launched", "The campaign is launched."),
     ("paused", "Paused. Messages in flight are finished; nothing new is sent."),
     ("resumed", "Resumed."),
@@ -37,6 +37,7 @@ const NOTICES: [(&str, &str); 26] = [
     ("activated", "Activated. The next message uses this version, on every server."),
     ("rolled-back", "Rolled back. The next message uses the version before, on every server."),
     ("granted", "Granted. The next request has it, on every server within a second."),
+    ("webhook-deleted", "Deleted. Its address is unknown, on every server within a second."),
     ("promoted", "Promoted. The next message uses this version, on every server."),
     ("aborted", "The rollout has ended. Every device uses the stable version."),
     ("enabled", "The device is enabled."),

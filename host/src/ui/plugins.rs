@@ -16,8 +16,10 @@ use crate::operations::OpError;
 use crate::operations::grants::{self, GrantsView};
 use crate::operations::plugins::{self as operations, Upload, UploadReport};
 use crate::operations::rollouts::{self, Activation};
+use crate::operations::webhooks;
 use crate::plugin::PluginKind;
 use crate::plugins::FunctionStats;
+use crate::receipt::Webhook;
 use crate::rollout::{Counts, Finding, Mode, Rollout, RolloutStatus, SideCounts, StableRow};
 use crate::store::PluginVersion;
 
@@ -131,6 +133,8 @@ struct ShowPage {
     history: Vec<StableRow>,
     /// What it asks for, what it was granted, and what it did not get.
     grants: GrantsView,
+    /// Where its provider reports to.
+    webhooks: Vec<Webhook>,
 }
 
 impl ShowPage {
@@ -230,7 +234,8 @@ async fn show(State(ui): State<Shared>, session: Session, Path(name): Path<Strin
     let calls = ui.core.plugins.by_no(shown.no).map(|p| p.stats().functions).unwrap_or_default();
     let (rollout, history) = (tried(&ui, &name).await?, rollouts::history(&ui.core, &name).await?);
     let grants = grants::of_version(&ui.core, &shown).await?;
-    page::html(&ShowPage { page, versions, shown, schema, adapter_schema, calls, rollout, history, grants })
+    let webhooks = webhooks::list(&ui.core, &name).await?;
+    page::html(&ShowPage { page, versions, shown, schema, adapter_schema, calls, rollout, history, grants, webhooks })
 }
 
 async fn act(State(ui): State<Shared>, Path((name, action)): Path<(String, String)>, posted: Posted) -> Answer {
@@ -253,6 +258,12 @@ async fn act(State(ui): State<Shared>, Path((name, action)): Path<(String, Strin
         "grant" => {
             grants::put_asked_of(core, &actor, &name).await?;
             "granted"
+        }
+        "delete-webhook" => {
+            let id = posted.fields.get("id");
+            let id = id.parse().map_err(|_| Failure::NotFound(format!("webhook {id}")))?;
+            webhooks::delete(core, &actor, &name, id).await?;
+            "webhook-deleted"
         }
         "abort" => {
             rollouts::abort(core, &actor, &name, None).await?;

@@ -18,12 +18,13 @@ use crate::device::DeviceSpec;
 use crate::egress::{Egress, EgressPolicy};
 use crate::grants::Denial;
 use crate::http::noting_who_asks;
-use crate::id::{CampaignId, Digest, HostId, TokenId};
+use crate::id::{CampaignId, Digest, HostId, TokenId, WebhookId};
 use crate::metrics::Metrics;
 use crate::operations::{self, Actor};
 use crate::plugin::{PluginInfo, PluginKind};
 use crate::plugins::{FIRST_PARTY, PluginHost, PluginLimits, Registry};
 use crate::queue::memory::MemoryQueue;
+use crate::receipt::Webhook;
 use crate::rollout::{Counts, Ending, Mode, RolloutSpec, SideCounts};
 use crate::store::{self, NewCase, NewContact, NewPluginVersion, TokenRow};
 
@@ -521,6 +522,23 @@ async fn a_senders_page_shows_what_it_asks_for_and_grants_it() {
     assert!(ui.core.plugins.licence("acme").permits().secret("ACME_KEY"));
     let (_, page) = ui.get("/ui/plugins/acme?done=granted", &cookie).await;
     assert!(page.contains("Granted by admin") && !page.contains("Grant what it asks for"), "{page}");
+    let spec = serde_json::json!({"name": "<i>reports", "signature": {"scheme": "telegram", "secret": "ACME_HOOK"}});
+    let spec = serde_json::from_value(spec).unwrap();
+    let webhook = Webhook { id: WebhookId::new(), plugin: "acme".to_owned(), spec, created_at: ui.core.clock.now() };
+    ui.core.store.create_webhook(&webhook, Digest::of(b"key")).await.unwrap();
+    let (_, page) = ui.get("/ui/plugins/acme", &cookie).await;
+    assert!(page.contains("reports</td>") && page.contains("telegram, with secret ACME_HOOK"), "{page}");
+    assert!(!page.contains("<i>reports"), "{page}");
+    let form = |id: &str| format!("csrf={proof}&id={id}");
+    let delete = "/ui/plugins/acme/delete-webhook";
+    assert_eq!(ui.post(delete, &cookie, &form("none")).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(
+        ui.post(delete, &cookie, &format!("csrf=wrong&id={}", webhook.id)).await.status(),
+        StatusCode::FORBIDDEN
+    );
+    let answer = ui.post(delete, &cookie, &form(&webhook.id.to_string())).await;
+    assert_eq!(answer.headers()[header::LOCATION], "/ui/plugins/acme?done=webhook-deleted");
+    assert!(ui.core.store.webhooks(None).await.unwrap().is_empty());
 }
 
 #[tokio::test]
