@@ -62,11 +62,6 @@ pub enum Refused {
     OptOut(#[source] OpError),
 }
 
-/// The secret of this name that requests are signed with; `None` when this server knows none.
-pub fn signing_secret(core: &Core, name: &str) -> Option<String> {
-    core.egress.secret_value(name)
-}
-
 /// What a request may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trust {
@@ -134,7 +129,7 @@ pub async fn receive(core: &Core, webhook: &Webhook, arrival: Arrival) -> Result
         None => Trust::Full,
         Some(signature) => {
             let name = signature.secret();
-            let secret = signing_secret(core, name).ok_or_else(|| {
+            let secret = core.egress.secret_value(name).ok_or_else(|| {
                 Refused::NotReady(format!("this server has no secret {name} to check signatures with"))
             })?;
             check(signature, &secret, &arrival, now).ok_or(Refused::Signature)?

@@ -5,7 +5,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::campaign::BadField;
 use crate::core::Core;
-use crate::hook::signing_secret;
 use crate::id::{Digest, WebhookId};
 use crate::queue::Wake;
 use crate::receipt::{Webhook, WebhookSpec};
@@ -41,7 +40,7 @@ pub async fn create(core: &Core, actor: &Actor, plugin: &str, spec: WebhookSpec)
         problems.extend(wrong.into_iter().map(|problem| BadField::new("config", problem)));
     }
     if let Some(name) = spec.signature.as_ref().map(crate::receipt::Signature::secret)
-        && signing_secret(core, name).is_none()
+        && core.egress.secret_value(name).is_none()
     {
         let problem = format!("there is no secret {name:?} here: carillon secret set {name} --host HOST");
         problems.push(BadField::new("signature.secret", problem));
