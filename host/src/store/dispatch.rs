@@ -3,8 +3,8 @@
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
 /// `tokens`, `devices`, `audiences`, `plugins`, `grants`, `secrets`, `rollouts`, `cases`, `campaigns`, `runs`, `messages`,
-/// `reading`, `receipts`, `retention`, `unknown`, `consent` and `sequences`. The methods about the store itself are the
-/// backend's own.
+/// `reading`, `webhooks`, `receipts`, `retention`, `unknown`, `consent` and `sequences`. The methods about the store itself are
+/// the backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
         impl $backend {
@@ -400,16 +400,16 @@ macro_rules! store_by_subject {
                 self.noted(reading::ahead_of(self, id, device, runs, limit).await)
             }
             async fn create_webhook(&self, webhook: &Webhook, key: Digest) -> Result<()> {
-                self.noted(receipts::create_webhook(self, webhook, key).await)
+                self.noted(webhooks::create_webhook(self, webhook, key).await)
             }
             async fn webhooks(&self, plugin: Option<&str>) -> Result<Vec<Webhook>> {
-                self.noted(receipts::webhooks(self, plugin).await)
+                self.noted(webhooks::webhooks(self, plugin).await)
             }
             async fn webhook_by_key(&self, key: Digest) -> Result<Option<Webhook>> {
-                self.noted(receipts::webhook_by_key(self, key).await)
+                self.noted(webhooks::webhook_by_key(self, key).await)
             }
             async fn delete_webhook(&self, plugin: &str, id: WebhookId) -> Result<bool> {
-                self.noted(receipts::delete_webhook(self, plugin, id).await)
+                self.noted(webhooks::delete_webhook(self, plugin, id).await)
             }
             async fn expect_receipts(&self, expected: &[(MessageId, Expected)]) -> Result<()> {
                 self.noted(receipts::expect_receipts(self, expected).await)

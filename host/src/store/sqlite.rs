@@ -39,6 +39,9 @@ mod rollouts;
 #[allow(clippy::duplicate_mod)]
 #[path = "both/secrets.rs"]
 mod secrets;
+#[allow(clippy::duplicate_mod)]
+#[path = "both/webhooks.rs"]
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,57 +1,6 @@
-//! Receipts: what is expected, what comes, and the webhooks that it comes to.
+//! Receipts: what is expected, and what comes.
 
 use super::*;
-
-pub(super) async fn create_webhook(pg: &Postgres, webhook: &Webhook, key: Digest) -> Result<()> {
-    let mut tx = pg.begin().await?;
-    pg.sql("INSERT INTO webhooks (id, key, plugin, spec, created_at) VALUES ($1, $2, $3, $4, $5)")
-        .bind(webhook.id.0)
-        .bind(key.0.as_slice())
-        .bind(&webhook.plugin)
-        .bind(rows::to_json(&webhook.spec)?)
-        .bind(webhook.created_at.as_ms())
-        .execute(&mut *tx)
-        .await?;
-    // Servers learn with the plugins who is listened to.
-    pg.bump(&mut tx, "plugins").await?;
-    pg.commit(tx).await
-}
-
-pub(super) async fn webhooks(pg: &Postgres, plugin: Option<&str>) -> Result<Vec<Webhook>> {
-    let query = match plugin {
-        None => pg.rows("SELECT id, plugin, spec, created_at FROM webhooks ORDER BY plugin, id"),
-        Some(plugin) => {
-            pg.rows("SELECT id, plugin, spec, created_at FROM webhooks WHERE plugin = $1 ORDER BY id").bind(plugin)
-        }
-    };
-    query.fetch_all(&pg.pool).await?.into_iter().map(rows::WebhookSql::read).collect()
-}
-
-pub(super) async fn webhook_by_key(pg: &Postgres, key: Digest) -> Result<Option<Webhook>> {
-    pg.rows("SELECT id, plugin, spec, created_at FROM webhooks WHERE key = $1")
-        .bind(key.0.as_slice())
-        .fetch_optional(&pg.pool)
-        .await?
-        .map(rows::WebhookSql::read)
-        .transpose()
-}
-
-pub(super) async fn delete_webhook(pg: &Postgres, plugin: &str, id: WebhookId) -> Result<bool> {
-    let mut tx = pg.begin().await?;
-    let gone = pg
-        .sql("DELETE FROM webhooks WHERE id = $1 AND plugin = $2")
-        .bind(id.0)
-        .bind(plugin)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
-        > 0;
-    if gone {
-        pg.bump(&mut tx, "plugins").await?;
-    }
-    pg.commit(tx).await?;
-    Ok(gone)
-}
 
 pub(super) async fn expect_receipts(pg: &Postgres, expected: &[(MessageId, Expected)]) -> Result<()> {
     if expected.is_empty() {

@@ -1,60 +1,9 @@
-//! Receipts: what is expected, what comes, and the webhooks that it comes to.
+//! Receipts: what is expected, and what comes.
 
 use super::*;
 
 /// Reports per transaction, so that a large batch does not hold the writer.
 const PAGE: usize = 1_000;
-
-pub(super) async fn create_webhook(lite: &Sqlite, webhook: &Webhook, key: Digest) -> Result<()> {
-    let mut tx = lite.begin().await?;
-    lite.sql("INSERT INTO webhooks (id, key, plugin, spec, created_at) VALUES ($1, $2, $3, $4, $5)")
-        .bind(webhook.id.0)
-        .bind(key.0.as_slice())
-        .bind(&webhook.plugin)
-        .bind(rows::to_json(&webhook.spec)?)
-        .bind(webhook.created_at.as_ms())
-        .execute(&mut *tx)
-        .await?;
-    // Servers learn with the plugins who is listened to.
-    lite.bump(&mut tx, "plugins").await?;
-    lite.commit(tx).await
-}
-
-pub(super) async fn webhooks(lite: &Sqlite, plugin: Option<&str>) -> Result<Vec<Webhook>> {
-    let query = match plugin {
-        None => lite.rows("SELECT id, plugin, spec, created_at FROM webhooks ORDER BY plugin, id"),
-        Some(plugin) => {
-            lite.rows("SELECT id, plugin, spec, created_at FROM webhooks WHERE plugin = $1 ORDER BY id").bind(plugin)
-        }
-    };
-    query.fetch_all(&lite.readers).await?.into_iter().map(rows::WebhookSql::read).collect()
-}
-
-pub(super) async fn webhook_by_key(lite: &Sqlite, key: Digest) -> Result<Option<Webhook>> {
-    lite.rows("SELECT id, plugin, spec, created_at FROM webhooks WHERE key = $1")
-        .bind(key.0.as_slice())
-        .fetch_optional(&lite.readers)
-        .await?
-        .map(rows::WebhookSql::read)
-        .transpose()
-}
-
-pub(super) async fn delete_webhook(lite: &Sqlite, plugin: &str, id: WebhookId) -> Result<bool> {
-    let mut tx = lite.begin().await?;
-    let gone = lite
-        .sql("DELETE FROM webhooks WHERE id = $1 AND plugin = $2")
-        .bind(id.0)
-        .bind(plugin)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
-        > 0;
-    if gone {
-        lite.bump(&mut tx, "plugins").await?;
-    }
-    lite.commit(tx).await?;
-    Ok(gone)
-}
 
 pub(super) async fn expect_receipts(lite: &Sqlite, expected: &[(MessageId, Expected)]) -> Result<()> {
     if expected.is_empty() {
