@@ -56,7 +56,7 @@ async fn keep(core: &Core, recorded: Recorded) -> Result<(), StoreError> {
         code: code.map(ToOwned::to_owned),
         detail: fault.map(|fault| fault.to_string()),
         masked: data == CaseData::Masked,
-        reproduces: ran.fault.as_ref().map(|fault| fault.code.as_str()) == code,
+        reproduces: ran.failed_as(code),
         complete,
         case: serde_json::to_string(&case).unwrap_or_default(),
     };

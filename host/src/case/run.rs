@@ -36,6 +36,13 @@ pub struct Ran {
     pub logs: Vec<String>,
 }
 
+impl Ran {
+    /// Whether it failed with this code; without one, whether it did not fail.
+    pub fn failed_as(&self, code: Option<&str>) -> bool {
+        self.fault.as_ref().map(|fault| fault.code.as_str()) == code
+    }
+}
+
 /// Why a plugin gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FaultView {

@@ -102,7 +102,7 @@ async fn again(
     let mut case: Case = serde_json::from_str(&kept.kept.case).map_err(|error| Failure::Internal(error.into()))?;
     case.send = false;
     let ran = trials::try_version(&ui.core, &actor(&session), &name, &version, &case).await?;
-    let is_same = ran.fault.as_ref().map(|fault| fault.code.as_str()) == kept.kept.code.as_deref();
+    let is_same = ran.failed_as(kept.kept.code.as_deref());
     let result = if ran.result.is_null() { String::new() } else { format::pretty_json(&ran.result.to_string()) };
     page_of(&ui, session, kept, Some(Again { version, ran, result, is_same })).await
 }
