@@ -14,6 +14,7 @@ mod trials;
 mod unknown;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use carillon::clock::SystemClock;
@@ -21,10 +22,12 @@ use carillon::config::Config;
 use carillon::core::Core;
 use carillon::egress::{Egress, EgressPolicy, Secret};
 use carillon::http::ConnectionLimits;
-use carillon::id::HostId;
+use carillon::id::{HostId, MessageId, RunKey};
+use carillon::message::{Begun, Claim, MessageRow, Settled, Settlement, Versions};
 use carillon::metrics::Metrics;
 use carillon::operations::tokens;
 use carillon::plugins::{PluginHost, PluginLimits, Registry};
+use carillon::receipt::Expected;
 use carillon::{http, queue, store};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Method, Request};
@@ -197,6 +200,50 @@ impl Api {
         let made = self.call("POST", "/campaigns", spec).await.expect(201);
         assert_eq!(made["status"], "draft");
         made["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A running campaign over what [`Api::furnish`] made, each of whose messages was begun for `sender` and came to what `end`
+    /// says, with what its provider's reports will find it by: its id, and theirs.
+    async fn ended(
+        &self,
+        sender: &str,
+        change: impl FnOnce(&mut Value),
+        end: impl Fn(&MessageRow) -> (Settled, Option<Expected>),
+    ) -> (String, Vec<MessageId>) {
+        let id = self.campaign(change).await;
+        let view = self.call("POST", &format!("/campaigns/{id}/launch"), Value::Null).await.expect(200);
+        let run = RunKey(i32::try_from(view["run"].as_i64().unwrap()).unwrap());
+        let (store, now) = (&self.core.store, self.core.clock.now());
+        store.expand_page(run, 0, 100, now).await.unwrap().unwrap();
+        let no = |name: &str| self.core.plugins.resolve(name, None).unwrap().no;
+        let versions = Versions { template: no("jinja"), delay: no("uniform"), sender: no(sender) };
+        let mut messages = Vec::new();
+        for row in store.messages(run, None, None, 100).await.unwrap().items {
+            let device = store.device(&row.device).await.unwrap().unwrap().no;
+            let token = now.as_ms() + i64::try_from(messages.len()).unwrap();
+            let claim =
+                Claim { message: row.id, device, channel: "sms".into(), token, versions, uncertainty: Duration::ZERO };
+            let begun = store.begin(self.core.host, &[claim], now).await.unwrap().remove(0);
+            let Begun::Started(work) = begun else { panic!("{begun:?}") };
+            let (outcome, receipt) = end(&row);
+            let settlement = Settlement {
+                message: row.id,
+                device,
+                token,
+                attempt: work.attempt,
+                versions,
+                outcome,
+                started_at: now,
+                finished_at: now,
+                pace: None,
+                suppress: None,
+                sequence: None,
+                receipt,
+            };
+            assert_eq!(store.settle(&[settlement]).await.unwrap(), [true]);
+            messages.push(row.id);
+        }
+        (id, messages)
     }
 }
 

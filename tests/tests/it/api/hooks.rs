@@ -1,7 +1,7 @@
 //! Webhooks: made, listed and deleted; and what gets past their door.
 
-use carillon::id::RunKey;
-use carillon::message::{Begun, Claim, Settled, Settlement, Versions};
+use carillon::id::MessageId;
+use carillon::message::{MessageRow, Settled};
 use carillon::receipt::{AddressKey, Expected, ReceiptKey};
 use carillon_tests::guests;
 use carillon_tests::hooks::{hmac, meta_signature};
@@ -37,45 +37,16 @@ impl Api {
 
     /// A campaign over what [`Api::furnish`] made, all of whose messages WhatsApp took: its id, and theirs. The provider's id of
     /// each is `wamid.` and its address, and it calls the recipient by the number that follows a 9.
-    async fn sent_by_whatsapp(&self) -> (String, Vec<String>) {
-        let id = self.campaign(|_| {}).await;
-        let view = self.call("POST", &format!("/campaigns/{id}/launch"), Value::Null).await.expect(200);
-        let run = RunKey(i32::try_from(view["run"].as_i64().unwrap()).unwrap());
-        let (store, now) = (&self.core.store, self.core.clock.now());
-        store.expand_page(run, 0, 100, now).await.unwrap().unwrap();
-        let no = |name: &str| self.core.plugins.resolve(name, None).unwrap().no;
-        let versions = Versions { template: no("jinja"), delay: no("uniform"), sender: no("whatsapp-cloud") };
-        let mut messages = Vec::new();
-        for row in store.messages(run, None, None, 100).await.unwrap().items {
-            let device = store.device(&row.device).await.unwrap().unwrap().no;
-            let token = now.as_ms() + i64::try_from(messages.len()).unwrap();
-            let claim =
-                Claim { message: row.id, device, channel: "sms".into(), token, versions, uncertainty: Duration::ZERO };
-            let begun = store.begin(self.core.host, &[claim], now).await.unwrap().remove(0);
-            let Begun::Started(work) = begun else { panic!("{begun:?}") };
+    async fn sent_by_whatsapp(&self) -> (String, Vec<MessageId>) {
+        let name = "whatsapp-cloud";
+        let end = |row: &MessageRow| {
             let provider_id = format!("wamid.{}", row.address);
-            let name = "whatsapp-cloud";
             let called = format!("9000000{}", row.address.trim_start_matches('+'));
             let receipt =
                 Expected { key: ReceiptKey::new(name, &provider_id), address: AddressKey::new(name, &called) };
-            let end = Settlement {
-                message: row.id,
-                device,
-                token,
-                attempt: work.attempt,
-                versions,
-                outcome: Settled::Sent { provider_id: Some(provider_id), delivered: false },
-                started_at: now,
-                finished_at: now,
-                pace: None,
-                suppress: None,
-                sequence: None,
-                receipt: Some(receipt),
-            };
-            assert_eq!(store.settle(&[end]).await.unwrap(), [true]);
-            messages.push(row.id.to_string());
-        }
-        (id, messages)
+            (Settled::Sent { provider_id: Some(provider_id), delivered: false }, Some(receipt))
+        };
+        self.ended(name, |_| {}, end).await
     }
 
     async fn suppressed(&self) -> Vec<(String, Value, String)> {

@@ -1,9 +1,7 @@
 //! The inbox of unknown outcomes, and what is said about them.
 
-use std::time::Duration;
-
-use carillon::id::{HostId, MessageId, RunKey};
-use carillon::message::{Begun, Claim, Reason, Settled, Settlement, Versions};
+use carillon::id::MessageId;
+use carillon::message::{Reason, Settled};
 use carillon_tests::sink::Sink;
 use serde_json::{Value, json};
 
@@ -12,39 +10,8 @@ use super::Api;
 impl Api {
     /// A running campaign over what [`Api::furnish`] made, all of whose messages ended unknown: its id, and theirs.
     pub(super) async fn unproved(&self, change: impl FnOnce(&mut Value)) -> (String, Vec<MessageId>) {
-        let id = self.campaign(change).await;
-        let view = self.call("POST", &format!("/campaigns/{id}/launch"), Value::Null).await.expect(200);
-        let run = RunKey(i32::try_from(view["run"].as_i64().unwrap()).unwrap());
-        let (store, now) = (&self.core.store, self.core.clock.now());
-        store.expand_page(run, 0, 100, now).await.unwrap().unwrap();
-        let no = |name: &str| self.core.plugins.resolve(name, None).unwrap().no;
-        let versions = Versions { template: no("jinja"), delay: no("uniform"), sender: no("webhook") };
-        let mut messages = Vec::new();
-        for row in store.messages(run, None, None, 100).await.unwrap().items {
-            let device = store.device(&row.device).await.unwrap().unwrap().no;
-            let token = now.as_ms() + i64::try_from(messages.len()).unwrap();
-            let claim =
-                Claim { message: row.id, device, channel: "sms".into(), token, versions, uncertainty: Duration::ZERO };
-            let begun = store.begin(HostId::new(), &[claim], now).await.unwrap().remove(0);
-            let Begun::Started(work) = begun else { panic!("{begun:?}") };
-            let end = Settlement {
-                message: row.id,
-                device,
-                token,
-                attempt: work.attempt,
-                versions,
-                outcome: Settled::Unknown(Reason::new("interrupted", "the server ended")),
-                started_at: now,
-                finished_at: now,
-                pace: None,
-                suppress: None,
-                sequence: None,
-                receipt: None,
-            };
-            assert_eq!(store.settle(&[end]).await.unwrap(), [true]);
-            messages.push(row.id);
-        }
-        (id, messages)
+        let reason = || Reason::new("interrupted", "the server ended");
+        self.ended("webhook", change, |_| (Settled::Unknown(reason()), None)).await
     }
 }
 
