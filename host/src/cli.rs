@@ -20,7 +20,9 @@ mod secret;
 mod serve;
 mod simulate;
 mod token;
+mod usage;
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -137,7 +139,7 @@ fn check_config(config: &Config) -> anyhow::Result<()> {
 /// Takes empty variables from the arguments of a command: what starts a server often cannot leave a variable out, only leave
 /// it empty, and means the same by it.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
         .mut_args(|arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&'static str>) } else { arg })
         .mut_subcommands(without_empty_variables)
@@ -145,10 +147,26 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 impl Cli {
     /// What the command line and the environment say. A variable that is empty counts as one that is not there. Ends the
-    /// process when something does not read.
-    pub fn read() -> Self {
-        let matches = without_empty_variables(Self::command()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    /// process when help or the version is asked for.
+    ///
+    /// # Errors
+    /// The process's exit code, when something does not read: a line has said what.
+    pub fn read() -> Result<Self, ExitCode> {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        Self::from_words(&words).map_err(|error| match error.downcast_ref::<clap::Error>() {
+            Some(asked) => asked.exit(),
+            None => report(&error),
+        })
+    }
+
+    /// What these words say, the program's name first. Help and version, where they are asked for, are a `clap::Error`.
+    fn from_words(words: &[OsString]) -> anyhow::Result<Self> {
+        let mut program = usage::without_help_as_error(without_empty_variables(Self::command()));
+        let read = program.try_get_matches_from_mut(words).and_then(|matches| Self::from_arg_matches(&matches));
+        match read {
+            Err(error) if error.use_stderr() => Err(usage::error(&program, words, error)),
+            read => Ok(read?),
+        }
     }
 
     /// Runs the command; returns the process's exit code.

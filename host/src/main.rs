@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use carillon::cli::Cli;
+
 fn main() -> ExitCode {
-    carillon::cli::Cli::read().run()
+    match Cli::read() {
+        Ok(cli) => cli.run(),
+        Err(code) => code,
+    }
 }

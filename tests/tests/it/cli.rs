@@ -46,6 +46,12 @@ fn bad_input_exits_2_with_one_line_that_names_it() {
     let unknown = unknown.to_str().expect("UTF-8");
     std::fs::write(folder.path().join("taken"), "").expect("written");
     for (args, names) in [
+        (vec![], "[subcommands: serve, "),
+        (vec!["plugin"], "[subcommands: new, "),
+        (vec!["srve"], "'serve'"),
+        (vec!["serve", "--windw", "1"], "'--window'; see `carillon serve --help`"),
+        (vec!["serve", "--roles", "none"], "possible values: api, "),
+        (vec!["plugin", "check"], "<FILE>"),
         (vec!["serve", "--window", "1"], "--window"),
         (vec!["serve", "--store", "mysql://x"], "--store"),
         (vec!["campaign", "run", unknown], "rehearsal.toml:"),
