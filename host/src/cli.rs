@@ -79,7 +79,7 @@ enum Command {
     /// Make, list and revoke API tokens.
     #[command(subcommand)]
     Token(token::Command),
-    /// Check the store, the queue, the clocks and the machine's limits, and say what to change.
+    /// Check the store, its secrets, the queue, the clocks and the machine's limits, and say what to change.
     Doctor(Box<doctor::Args>),
     /// What a server starts for each component that it compiles: standard input to standard output.
     #[command(name = SUBCOMMAND, hide = true)]

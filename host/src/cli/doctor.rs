@@ -2,6 +2,7 @@
 //! must change.
 
 mod machine;
+mod secrets;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Role};
+use crate::vault::Vault;
 use crate::{queue, store};
 
 /// Longest wait for the store, and for the queue.
@@ -64,7 +66,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     machine::limits(config.max_workers, &mut findings);
     machine::egress(&config.allow_egress, &mut findings).await;
-    check_store(&config, &mut findings).await;
+    let vault = secrets::keys(config.secrets_key.as_deref(), &mut findings);
+    check_store(&config, vault.as_ref(), &mut findings).await;
     check_queue(&config, &mut findings).await;
     match findings.must_change {
         0 => Ok(ExitCode::SUCCESS),
@@ -75,7 +78,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn check_store(config: &Config, findings: &mut Findings) {
+async fn check_store(config: &Config, vault: Option<&Vault>, findings: &mut Findings) {
     if config.store.is_none() && !config.data.exists() {
         // Looking must not make what a server would make.
         return findings.ok("store", "the embedded SQLite; a server makes it in the data folder");
@@ -107,6 +110,13 @@ async fn check_store(config: &Config, findings: &mut Findings) {
             }
         }
         Err(error) => findings.change("clock", error),
+    }
+    if let Some(vault) = vault {
+        let makes_requests = [Role::Api, Role::Workers, Role::Recovery].iter().any(|role| config.has(*role));
+        match store.secrets().await {
+            Ok(stored) => secrets::stored(vault, &stored, makes_requests, findings),
+            Err(error) => findings.change("secrets", error),
+        }
     }
     store.close().await;
 }

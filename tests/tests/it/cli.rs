@@ -489,6 +489,19 @@ async fn secrets_come_from_standard_input_and_grants_from_flags() {
         "{stderr}"
     );
     assert!(!stdout.contains("telegram") && stdout.contains("webhook"), "{stdout}");
+    let doctor =
+        |keys: &str| run(carillon().args(["doctor", "--data"]).arg(data.path()).env("CARILLON_SECRETS_KEY", keys));
+    let (_, other, _) = run(carillon().args(["secret", "key"]));
+    for (keys, says) in [
+        (key.trim(), "ok    secrets   all 1 in the store can be opened"),
+        ("", "FIX   secrets   1 of 1 in the store cannot be opened (KEY): CARILLON_SECRETS_KEY is not set"),
+        (other.trim(), "FIX   secrets   1 of 1 in the store cannot be opened (KEY): it is encrypted with the key "),
+        ("swordfish", "FIX   settings  CARILLON_SECRETS_KEY"),
+    ] {
+        let (code, stdout, stderr) = doctor(keys);
+        assert!(stdout.contains(says), "{says}: {code:?} {stdout}{stderr}");
+        assert!(!stdout.contains("hush") && !stdout.contains("swordfish"), "{stdout}");
+    }
     let (_, stdout, _) = cli(&["secret", "rotate"], "");
     assert!(stdout.starts_with("0 encrypted anew, 1 were before, key "), "{stdout}");
     let (code, stdout, stderr) = cli(&["secret", "delete", "KEY"], "");
