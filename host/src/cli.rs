@@ -233,6 +233,27 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_of_a_server_is_documented_with_its_default() {
+        let document = include_str!("../../docs/SETTINGS.md");
+        let rows = document.lines().filter(|line| line.starts_with("| `--"));
+        let rows: Vec<Vec<&str>> = rows.map(|row| row.split('|').map(str::trim).collect()).collect();
+        let program = Cli::command();
+        let serve = program.find_subcommand("serve").unwrap();
+        let settings: Vec<_> = program.get_arguments().chain(serve.get_arguments()).collect();
+        for setting in &settings {
+            let flag = format!("`--{}`", setting.get_long().unwrap());
+            let row = rows.iter().find(|row| row[1] == flag).unwrap_or_else(|| panic!("no {flag} in docs/SETTINGS.md"));
+            let variable = setting.get_env().unwrap().to_string_lossy();
+            assert_eq!(row[2], format!("`{variable}`"), "{flag}");
+            for default in setting.get_default_values() {
+                let default = format!("`{}`", default.to_string_lossy());
+                assert!(row[4].starts_with(&default), "{flag}: not {default} but {}", row[4]);
+            }
+        }
+        assert_eq!(rows.len(), settings.len(), "docs/SETTINGS.md names one twice, or one that is gone");
+    }
+
+    #[test]
     fn settings_that_cannot_work_name_the_flag() {
         for (config, flag) in [
             (Config { window: 1, ..Config::default() }, "--window"),
