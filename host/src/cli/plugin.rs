@@ -46,7 +46,8 @@ pub enum Command {
     Grants(grants::Show),
     /// Grant a sender hosts, methods and secrets, and any plugin memory and time, in place of what was granted before.
     Grant(grants::Grant),
-    /// Build, check, upload and activate whenever the sources change: for a server that one develops against.
+    /// Build, check, upload and activate whenever the sources change: for a server that one develops against. Each version
+    /// that it uploads stays in the store, as every uploaded version does.
     Watch(watch::Watch),
     /// Try versions before they are trusted.
     #[command(subcommand)]
