@@ -1,4 +1,5 @@
-//! The house rules that a compiler does not check: which module may import what, and that the two SQL backends keep step.
+//! The house rules that a compiler does not check: which module may import what, that the two SQL backends keep step, and that
+//! what documents point to is there.
 
 use std::path::{Path, PathBuf};
 
@@ -124,4 +125,63 @@ fn every_scope_that_is_asked_for_can_be_given() {
         }
     }
     assert!(asked > 50, "{asked} scopes were found");
+}
+
+/// Whoever reads that a test proves something finds it.
+#[test]
+fn every_test_that_a_document_cites_is_there() {
+    let mut files = Vec::new();
+    for folder in ["host/src", "tests/src", "tests/tests"] {
+        rust_files(&root().join(folder), &mut files);
+    }
+    let sources: String = files.iter().map(|file| std::fs::read_to_string(file).expect("text")).collect();
+    let mut cited = 0;
+    for document in
+        ["README.md", "SECURITY.md", "docs/RELIABILITY.md", "docs/HOSTILE-INPUT.md", "docs/HOSTILE-PLUGINS.md"]
+    {
+        let text = std::fs::read_to_string(root().join(document)).expect("a document");
+        for word in text.split('`').skip(1).step_by(2) {
+            let name = word.rsplit("::").next().unwrap_or(word);
+            let is_name = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_…".contains(c));
+            // Tests are sentences; figures are not, and have a prefix.
+            if !is_name || name.matches('_').count() < 3 || name.starts_with("carillon_") {
+                continue;
+            }
+            cited += 1;
+            let there = match name.strip_prefix('…') {
+                Some(end) => sources.contains(&format!("{end}(")),
+                None => sources.contains(&format!("fn {name}(")),
+            };
+            assert!(there, "{document}: there is no test {word}");
+        }
+    }
+    assert!(cited > 50, "{cited} tests were found");
+}
+
+/// A link within the repository leads to a file.
+#[test]
+fn every_link_of_a_document_leads_somewhere() {
+    let mut documents: Vec<PathBuf> = Vec::new();
+    for folder in ["", "docs", "plugins", "wit", "examples/deploy", "examples/monitoring"] {
+        let entries = std::fs::read_dir(root().join(folder)).expect("a folder").map(|e| e.expect("an entry").path());
+        documents.extend(entries.filter(|path| path.extension().is_some_and(|e| e == "md")));
+    }
+    let mut links = 0;
+    for document in documents {
+        let text = std::fs::read_to_string(&document).expect("text");
+        // What stands between fences or backticks is code.
+        for part in text.split("```").step_by(2) {
+            let prose: String = part.split('`').step_by(2).collect();
+            for link in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let path = link.split('#').next().unwrap_or_default();
+                if path.contains(':') || path.is_empty() {
+                    continue;
+                }
+                links += 1;
+                let target = document.parent().expect("a folder").join(path);
+                assert!(target.exists(), "{}: {link} leads nowhere", document.display());
+            }
+        }
+    }
+    assert!(links > 50, "{links} links were found");
 }
