@@ -17,6 +17,12 @@ pub fn error(program: &Command, words: &[OsString], mut error: clap::Error) -> a
     let (command, path) = named(program, words);
     // Long, and in the help.
     error.remove(ContextKind::Usage);
+    if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+        && let Some(variable) = variable(command, words, argument)
+    {
+        let both = format!("{argument} ({variable})");
+        error.insert(ContextKind::InvalidArg, ContextValue::String(both));
+    }
     // clap lists subcommands that are nobody's to give, too.
     if let Some(ContextValue::Strings(names)) = error.remove(ContextKind::ValidSubcommand) {
         let hidden = |name: &String| command.find_subcommand(name).is_some_and(Command::is_hide_set);
@@ -35,6 +41,17 @@ fn named<'a>(program: &'a Command, words: &[OsString]) -> (&'a Command, String) 
             None => (command, path),
         }
     })
+}
+
+/// The variable that an argument comes from; `None` when it is one of the words.
+fn variable(command: &Command, words: &[OsString], argument: &str) -> Option<String> {
+    let flag = argument.split(' ').next()?;
+    if words.iter().any(|word| word.to_string_lossy().split('=').next() == Some(flag)) {
+        return None;
+    }
+    let long = flag.strip_prefix("--")?;
+    let setting = command.get_arguments().find(|setting| setting.get_long() == Some(long))?;
+    setting.get_env().map(|name| name.to_string_lossy().into_owned())
 }
 
 /// clap's lines (what is wrong, lists, tips) as one, without its pointer to a help that it does not name.

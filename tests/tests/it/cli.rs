@@ -71,6 +71,9 @@ fn bad_input_exits_2_with_one_line_that_names_it() {
             "{args:?}: {stderr}"
         );
     }
+    // What a variable says is not on the command line: the line names it.
+    let (code, _, stderr) = run(carillon().arg("serve").env("CARILLON_WINDOW", "many"));
+    assert!(code == Some(2) && stderr.contains("'--window <N> (CARILLON_WINDOW)'"), "{stderr}");
 }
 
 #[test]
