@@ -30,8 +30,8 @@ use crate::exchange::MAX_ROUNDS;
 use crate::json::{object, optional_object};
 use crate::plugin::PluginKind;
 use crate::plugins::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, HttpResponse, Media, MessageRef, Outbound,
-    PaceFacts, PluginBody, RecipientFacts, RenderJob,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HealthSubject, HttpArrival, HttpResponse, Media, MessageRef,
+    Outbound, PaceFacts, PluginBody, RecipientFacts, RenderJob,
 };
 
 /// What is called.
@@ -54,6 +54,10 @@ pub enum Call {
     LookupResume,
     /// A sender's `parse`, of its `receipts`: with `request`.
     Parse,
+    /// A sender's check of the device, of its `health`: `start`, and `resume` with each answer.
+    Health,
+    /// As `resume`, of its `health`.
+    HealthResume,
 }
 
 impl Call {
@@ -70,17 +74,18 @@ impl Call {
         match self {
             Self::NextDelay => PluginKind::Delay,
             Self::Render | Self::Variables => PluginKind::Template,
-            Self::Send | Self::Resume | Self::Lookup | Self::LookupResume | Self::Parse => PluginKind::Sender,
+            Self::Send
+            | Self::Resume
+            | Self::Lookup
+            | Self::LookupResume
+            | Self::Parse
+            | Self::Health
+            | Self::HealthResume => PluginKind::Sender,
         }
     }
 
-    /// Whether it is of the interface `lookup`.
-    pub const fn is_lookup(self) -> bool {
-        matches!(self, Self::Lookup | Self::LookupResume)
-    }
-
     const fn resumes(self) -> bool {
-        matches!(self, Self::Resume | Self::LookupResume)
+        matches!(self, Self::Resume | Self::LookupResume | Self::HealthResume)
     }
 }
 
@@ -412,7 +417,7 @@ impl Case {
             let calls = match kind {
                 PluginKind::Delay => "next-delay",
                 PluginKind::Template => "render or variables",
-                PluginKind::Sender => "send, resume, lookup, lookup-resume or parse",
+                PluginKind::Sender => "send, resume, lookup, lookup-resume, parse, health or health-resume",
             };
             out.push(BadField::new("call", format!("the plugin is a {}: give {calls}", kind.as_str())));
         }
@@ -514,6 +519,11 @@ impl Case {
             device: self.device(),
             account_state: self.account_state.clone(),
         }
+    }
+
+    /// What a sender is asked about.
+    pub fn subject(&self) -> HealthSubject {
+        HealthSubject { device: self.device(), account_state: self.account_state.clone() }
     }
 }
 

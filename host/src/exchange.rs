@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::egress::{Body, EgressAnswer, EgressRequest};
 use crate::plugins::{Answer, HttpRequest, HttpResponse, PluginBody};
 
-/// Requests that a plugin may make for one message, or for one look-up.
+/// Requests that a plugin may make for one message, for one look-up, or for one check of a device.
 pub const MAX_ROUNDS: u32 = 8;
 
 /// A plugin's request as the way out takes it.

@@ -14,6 +14,7 @@ mod delay;
 mod engine;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod health;
 mod instance;
 mod limits;
 mod lookup;
@@ -53,8 +54,9 @@ pub use self::registry::Registry;
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
     Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Event, EventKind, Failure,
-    HttpArrival, HttpRequest, HttpResponse, Media, MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Parsed,
-    Pause, PluginBody, PluginFault, Progress, RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
+    HealthProgress, HealthStep, HealthSubject, HealthVerdict, HttpArrival, HttpRequest, HttpResponse, Media,
+    MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Parsed, Pause, PluginBody, PluginFault, Progress,
+    RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
 };
 pub use self::world::Misfit;
 
@@ -406,6 +408,11 @@ impl Plugin {
     /// Whether it has the function that reads webhooks, whatever it says of itself.
     pub fn has_receipts(&self) -> bool {
         self.pool.has_receipts()
+    }
+
+    /// Whether it has the functions that tell whether a device can send, whatever it says of itself.
+    pub fn has_health(&self) -> bool {
+        self.pool.has_health()
     }
 
     fn limits(&self) -> &PluginLimits {

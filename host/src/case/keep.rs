@@ -125,6 +125,16 @@ impl From<Recorded> for Case {
                 case.send_state = state;
                 case.answers = vec![AnswerCase::from(answer.as_ref())];
             }
+            Input::StartHealth(subject) => {
+                case.call = Some(Call::Health);
+                case.device = DeviceCase::from(subject.device.as_ref());
+                case.account_state = subject.account_state.clone();
+            }
+            Input::ResumeHealth { state, answer } => {
+                case.call = Some(Call::HealthResume);
+                case.send_state = state;
+                case.answers = vec![AnswerCase::from(answer.as_ref())];
+            }
         }
         case
     }

@@ -11,15 +11,15 @@ use super::{AnswerCase, Call, Case, ContentCase};
 use crate::egress::Egress;
 use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
 use crate::plugins::{
-    Acceptance, Answer, Event, EventKind, Failure, HttpRequest, Outcome, Plugin, PluginBody, PluginFault, Progress,
-    RecipientProblem, Scope, Step,
+    Acceptance, Answer, Event, EventKind, Failure, HealthProgress, HealthStep, HealthVerdict, HttpRequest, Outcome,
+    Plugin, PluginBody, PluginFault, Progress, RecipientProblem, Scope, Step,
 };
 
 /// What a case came to. Instructions are not counted: the engine limits a call by its time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Ran {
     /// What the plugin answered: `{delay_ms, state}`, `{text, subject, media, attributes}`, a list of variables, or
-    /// `{outcome, …}`, `{events, response}`; null when it failed, and when a sender's request has no answer.
+    /// `{outcome, …}`, `{events, response}`, `{verdict, …}`; null when it failed, and when a sender's request has no answer.
     pub result: Value,
     /// Why it gave no answer.
     pub fault: Option<FaultView>,
@@ -107,7 +107,7 @@ pub async fn run(plugin: &Plugin, case: &Case, net: Option<&Net>) -> Ran {
             let variables = timed(&mut ran, "variables", plugin.variables(&case.context())).await;
             variables.map(|variables| json!(variables))
         }
-        call @ (Call::Send | Call::Resume | Call::Lookup | Call::LookupResume) => {
+        call @ (Call::Send | Call::Resume | Call::Lookup | Call::LookupResume | Call::Health | Call::HealthResume) => {
             send(&plugin, case, net, call, &mut ran).await
         }
         Call::Parse => parse(&plugin, case, &mut ran).await,
@@ -175,6 +175,38 @@ fn event_json(event: Event) -> Value {
     value
 }
 
+/// How far a send, a look-up or a check has come.
+struct Moved {
+    next: Next,
+    account_state: Option<String>,
+}
+
+/// What is next of it.
+enum Next {
+    Request { request: HttpRequest, state: String },
+    Done(Value),
+}
+
+impl From<Progress> for Moved {
+    fn from(progress: Progress) -> Self {
+        let next = match progress.step {
+            Step::Request { request, state } => Next::Request { request, state },
+            Step::Done(outcome) => Next::Done(outcome_json(outcome)),
+        };
+        Self { next, account_state: progress.account_state }
+    }
+}
+
+impl From<HealthProgress> for Moved {
+    fn from(progress: HealthProgress) -> Self {
+        let next = match progress.step {
+            HealthStep::Request { request, state } => Next::Request { request, state },
+            HealthStep::Done(verdict) => Next::Done(verdict_json(&verdict)),
+        };
+        Self { next, account_state: progress.account_state }
+    }
+}
+
 async fn send(
     plugin: &Plugin,
     case: &Case,
@@ -182,25 +214,22 @@ async fn send(
     call: Call,
     ran: &mut Ran,
 ) -> Result<Value, PluginFault> {
-    let lookup = call.is_lookup();
     let mut answers = case.answers.iter();
-    let mut progress = if call.resumes() {
+    let mut moved = if call.resumes() {
         let given = answers.next().ok_or_else(|| PluginFault::InvalidInput("there is no answer".to_owned()))?;
-        resume(plugin, lookup, case, &case.send_state, given, ran).await?
-    } else if lookup {
-        timed(ran, "lookup-start", plugin.start_lookup(&case.context(), case.outbound())).await?
+        resume(plugin, call, case, &case.send_state, given, ran).await?
     } else {
-        timed(ran, "start", plugin.start(&case.context(), case.outbound())).await?
+        start(plugin, call, case, ran).await?
     };
     let deadline = Instant::now() + net.map_or(Duration::ZERO, |net| net.timeout);
     for round in 0..=MAX_ROUNDS {
-        let Progress { step, account_state } = progress;
+        let Moved { next, account_state } = moved;
         if account_state.is_some() {
             ran.account_state = account_state;
         }
-        let (request, state) = match step {
-            Step::Done(outcome) => return Ok(outcome_json(outcome)),
-            Step::Request { request, state } => (request, state),
+        let (request, state) = match next {
+            Next::Done(result) => return Ok(result),
+            Next::Request { request, state } => (request, state),
         };
         if round == MAX_ROUNDS {
             break;
@@ -223,26 +252,55 @@ async fn send(
         };
         exchange.answer = Some(given.clone());
         ran.requests.push(exchange);
-        progress = resume(plugin, lookup, case, &state, &given, ran).await?;
+        moved = resume(plugin, call, case, &state, &given, ran).await?;
     }
     Err(PluginFault::Output(format!("the sender asked for more than {MAX_ROUNDS} requests for one message")))
 }
 
+async fn start(plugin: &Plugin, call: Call, case: &Case, ran: &mut Ran) -> Result<Moved, PluginFault> {
+    let context = case.context();
+    Ok(match call {
+        Call::Lookup => timed(ran, "lookup-start", plugin.start_lookup(&context, case.outbound())).await?.into(),
+        Call::Health => timed(ran, "health-start", plugin.start_health(&context, case.subject())).await?.into(),
+        _ => timed(ran, "start", plugin.start(&context, case.outbound())).await?.into(),
+    })
+}
+
 async fn resume(
     plugin: &Plugin,
-    lookup: bool,
+    call: Call,
     case: &Case,
     state: &str,
     given: &AnswerCase,
     ran: &mut Ran,
-) -> Result<Progress, PluginFault> {
+) -> Result<Moved, PluginFault> {
     let context = case.context_of(given);
     let answer = given.answer().map_err(PluginFault::InvalidInput)?;
-    if lookup {
-        timed(ran, "lookup-resume", plugin.resume_lookup(&context, state, answer)).await
-    } else {
-        timed(ran, "resume", plugin.resume(&context, state, answer)).await
+    Ok(match call {
+        Call::Lookup | Call::LookupResume => {
+            timed(ran, "lookup-resume", plugin.resume_lookup(&context, state, answer)).await?.into()
+        }
+        Call::Health | Call::HealthResume => {
+            timed(ran, "health-resume", plugin.resume_health(&context, state, answer)).await?.into()
+        }
+        _ => timed(ran, "resume", plugin.resume(&context, state, answer)).await?.into(),
+    })
+}
+
+/// A verdict as JSON: its name in the WIT, and what it says.
+fn verdict_json(verdict: &HealthVerdict) -> Value {
+    let mut value = json!({"verdict": verdict.as_str()});
+    if let Some(fields) = value.as_object_mut() {
+        if let Some(Failure { code, detail, attributes }) = verdict.reason() {
+            fields.insert("code".to_owned(), json!(code));
+            fields.insert("detail".to_owned(), json!(detail));
+            fields.insert("attributes".to_owned(), json!(attributes));
+        }
+        if let HealthVerdict::Down(outage) = verdict {
+            fields.insert("retry_ms".to_owned(), json!(outage.retry_ms));
+        }
     }
+    value
 }
 
 fn exchange(request: &HttpRequest) -> Exchange {

@@ -160,6 +160,9 @@ fn variations(plugin: &Plugin, case: Case) -> Vec<(&'static str, Case)> {
             if plugin.has_lookup() {
                 out.push(("of a look-up", Case { call: Some(Call::Lookup), ..case.clone() }));
             }
+            if plugin.has_health() {
+                out.push(("of a check of its device", Case { call: Some(Call::Health), ..case.clone() }));
+            }
             if plugin.has_receipts() {
                 let request = ArrivalCase { body: "{}".to_owned(), ..ArrivalCase::default() };
                 out.push(("of a webhook", Case { call: Some(Call::Parse), request: Some(request), ..case }));

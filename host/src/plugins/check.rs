@@ -191,6 +191,15 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8], urgency: Urgency) -> Result
         );
         return Err(Refusal::new("missing-export", detail));
     }
+    let (health, _) = instance::HEALTH;
+    if info.can("health") && !(kind == PluginKind::Sender && instance::has(&component, health)) {
+        let detail = format!(
+            "describe says that the plugin can tell whether a device can send, but it does not export {health}: build a sender for \
+             one of the worlds device-sender-health, device-sender-lookup-health, device-sender-receipts-health or \
+             full-sender-health, or leave the capability out."
+        );
+        return Err(Refusal::new("missing-export", detail));
+    }
     let (size, log) = (bytes.len() as u64, log.lines());
     Ok((Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, log }, component))
 }
@@ -294,6 +303,11 @@ pub(super) fn check_world(engine: &Engine, component: &Component, kind: PluginKi
             let (name, _) = instance::RECEIPTS;
             if instance::has(component, name) {
                 export::<wire::Parse>(engine, component, name, "parse")?;
+            }
+            let (name, _) = instance::HEALTH;
+            if instance::has(component, name) {
+                export::<wire::StartHealth>(engine, component, name, "start")?;
+                export::<wire::ResumeHealth>(engine, component, name, "resume")?;
             }
             Ok(())
         }

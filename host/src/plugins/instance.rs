@@ -44,12 +44,13 @@ pub(super) enum Functions {
         render: Typed<wire::Render>,
         variables: Typed<wire::Variables>,
     },
-    /// `lookup` and `parse` are there when the component exports their interfaces.
+    /// `lookup`, `parse` and `health` are there when the component exports their interfaces.
     Sender {
         start: Typed<wire::Start>,
         resume: Typed<wire::Resume>,
         lookup: Option<(Typed<wire::Start>, Typed<wire::Resume>)>,
         parse: Option<Typed<wire::Parse>>,
+        health: Option<(Typed<wire::StartHealth>, Typed<wire::ResumeHealth>)>,
     },
 }
 
@@ -72,6 +73,7 @@ pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'st
 /// The interfaces that a sender may have besides its own, and their functions.
 pub(super) const LOOKUP: (&str, &[&str]) = ("carillon:plugin/lookup@1.0.0", &["start", "resume"]);
 pub(super) const RECEIPTS: (&str, &[&str]) = ("carillon:plugin/receipts@1.0.0", &["parse"]);
+pub(super) const HEALTH: (&str, &[&str]) = ("carillon:plugin/health@1.0.0", &["start", "resume"]);
 
 /// Whether a component exports an interface.
 pub(super) fn has(component: &Component, interface: &str) -> bool {
@@ -93,6 +95,7 @@ pub(super) struct Blueprint {
     kind: PluginKind,
     looks_up: bool,
     parses: bool,
+    checks_health: bool,
 }
 
 impl Blueprint {
@@ -102,9 +105,9 @@ impl Blueprint {
         let optional = |interface: (&'static str, _)| {
             (kind == PluginKind::Sender && has(component, interface.0)).then_some(interface)
         };
-        let (lookup, receipts) = (optional(LOOKUP), optional(RECEIPTS));
+        let (lookup, receipts, health) = (optional(LOOKUP), optional(RECEIPTS), optional(HEALTH));
         let mut exports = Vec::new();
-        for (name, functions) in [Some(interface(kind)), lookup, receipts].into_iter().flatten() {
+        for (name, functions) in [Some(interface(kind)), lookup, receipts, health].into_iter().flatten() {
             for function in functions {
                 let index = component
                     .get_export_index(None, name)
@@ -113,8 +116,8 @@ impl Blueprint {
                 exports.push(index);
             }
         }
-        let (looks_up, parses) = (lookup.is_some(), receipts.is_some());
-        Ok(Self { pre, exports: Exports(exports), kind, looks_up, parses })
+        let (looks_up, parses, checks_health) = (lookup.is_some(), receipts.is_some(), health.is_some());
+        Ok(Self { pre, exports: Exports(exports), kind, looks_up, parses, checks_health })
     }
 
     /// Makes an instance; the store's deadline begins now.
@@ -146,6 +149,12 @@ impl Blueprint {
                     None
                 },
                 parse: if self.parses { Some(instance.get_typed_func(&mut store, next()?)?) } else { None },
+                health: if self.checks_health {
+                    let start = instance.get_typed_func(&mut store, next()?)?;
+                    Some((start, instance.get_typed_func(&mut store, next()?)?))
+                } else {
+                    None
+                },
             },
         };
         Ok(Instance { store, functions, calls: 0 })
@@ -300,6 +309,11 @@ impl Pool {
     /// Whether the version has the function of `receipts`.
     pub(super) fn has_receipts(&self) -> bool {
         self.blueprint.parses
+    }
+
+    /// Whether the version has the functions of `health`.
+    pub(super) fn has_health(&self) -> bool {
+        self.blueprint.checks_health
     }
 
     /// Whether a call may run on the caller's thread.

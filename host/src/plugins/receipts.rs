@@ -73,8 +73,7 @@ impl Plugin {
             // As the store keeps it, so that what was cut there is found again.
             truncate(provider_id, 256);
             if let EventKind::Failed(reason) = kind {
-                truncate(&mut reason.code, 64);
-                truncate(&mut reason.detail, 500);
+                reason.trim();
             }
         }
         Ok(parsed)

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Plugin;
-use super::types::{Answer, CallContext, Outbound, PaceFacts, PluginFault, RenderJob};
+use super::types::{Answer, CallContext, HealthSubject, Outbound, PaceFacts, PluginFault, RenderJob};
 use crate::id::VersionNo;
 
 /// A call and what it was made with.
@@ -33,6 +33,8 @@ pub enum Input {
     Variables,
     Start { lookup: bool, message: Arc<Outbound> },
     Resume { lookup: bool, state: String, answer: Arc<Answer> },
+    StartHealth(Arc<HealthSubject>),
+    ResumeHealth { state: String, answer: Arc<Answer> },
 }
 
 /// Takes calls without ever waiting: what there is no room for is not kept.

@@ -64,8 +64,6 @@ impl Plugin {
     }
 
     pub(super) fn check_progress(&self, mut progress: Progress) -> Result<Progress, PluginFault> {
-        let max = self.limits().send_state_bytes;
-        let kept = progress.account_state.as_ref().map_or(0, String::len);
         match &mut progress.step {
             Step::Done(outcome) => {
                 for ms in outcome.durations() {
@@ -73,17 +71,28 @@ impl Plugin {
                 }
                 outcome.trim();
             }
-            Step::Request { request, state } => {
-                if state.len() > max {
-                    return Err(PluginFault::Output(format!("a sender's state has at most {max} bytes")));
-                }
-                self.check_request(request)?;
-            }
+            Step::Request { request, state } => self.check_round(request, state)?,
         }
-        if kept > max {
+        self.check_account(progress.account_state.as_ref())?;
+        Ok(progress)
+    }
+
+    /// A request, and what is to be remembered until its answer comes.
+    pub(super) fn check_round(&self, request: &HttpRequest, state: &str) -> Result<(), PluginFault> {
+        let max = self.limits().send_state_bytes;
+        if state.len() > max {
+            return Err(PluginFault::Output(format!("a sender's state has at most {max} bytes")));
+        }
+        self.check_request(request)
+    }
+
+    /// What is to be kept for an account.
+    pub(super) fn check_account(&self, state: Option<&String>) -> Result<(), PluginFault> {
+        let max = self.limits().send_state_bytes;
+        if state.is_some_and(|state| state.len() > max) {
             return Err(PluginFault::Output(format!("an account's state has at most {max} bytes")));
         }
-        Ok(progress)
+        Ok(())
     }
 
     fn check_request(&self, request: &HttpRequest) -> Result<(), PluginFault> {

@@ -15,9 +15,11 @@ pub(super) enum Function {
     StartLookup,
     ResumeLookup,
     Parse,
+    StartHealth,
+    ResumeHealth,
 }
 
-const FUNCTIONS: [(Function, &str); 8] = [
+const FUNCTIONS: [(Function, &str); 10] = [
     (Function::NextDelay, "next-delay"),
     (Function::Render, "render"),
     (Function::Variables, "variables"),
@@ -26,6 +28,8 @@ const FUNCTIONS: [(Function, &str); 8] = [
     (Function::StartLookup, "lookup-start"),
     (Function::ResumeLookup, "lookup-resume"),
     (Function::Parse, "parse"),
+    (Function::StartHealth, "health-start"),
+    (Function::ResumeHealth, "health-resume"),
 ];
 
 /// Counts of one function since the version was loaded.

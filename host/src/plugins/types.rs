@@ -300,6 +300,14 @@ pub struct Failure {
     pub attributes: Attributes,
 }
 
+impl Failure {
+    /// Cuts its texts to what the store keeps.
+    pub(super) fn trim(&mut self) {
+        truncate(&mut self.code, 64);
+        truncate(&mut self.detail, 500);
+    }
+}
+
 /// Final for this recipient.
 #[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
 #[component(record)]
@@ -403,10 +411,7 @@ impl Outcome {
             | Self::OptedOut(reason)
             | Self::ContentRejected(reason)
             | Self::AccountBlocked(reason)
-            | Self::Unknown(reason) => {
-                truncate(&mut reason.code, 64);
-                truncate(&mut reason.detail, 500);
-            }
+            | Self::Unknown(reason) => reason.trim(),
         }
     }
 }
@@ -447,6 +452,98 @@ pub struct Outbound {
 pub struct Progress {
     /// What is next.
     pub step: Step,
+    /// New account state, if it changed.
+    pub account_state: Option<String>,
+}
+
+/// A device that is asked about.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
+#[component(record)]
+pub struct HealthSubject {
+    /// The device.
+    pub device: Arc<DeviceFacts>,
+    /// What the plugin last kept for the device's account.
+    #[component(name = "account-state")]
+    pub account_state: String,
+}
+
+/// What is known of a device.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift)]
+#[component(variant)]
+pub enum HealthVerdict {
+    /// It can send.
+    #[component(name = "healthy")]
+    Healthy,
+    /// It cannot send now.
+    #[component(name = "down")]
+    Down(Outage),
+    /// Its account cannot send until an operator has looked.
+    #[component(name = "blocked")]
+    Blocked(Failure),
+    /// Cannot be told.
+    #[component(name = "unknown")]
+    Unknown(Failure),
+}
+
+impl HealthVerdict {
+    /// Every word.
+    pub const WORDS: [&'static str; 4] = ["healthy", "down", "blocked", "unknown"];
+
+    /// The word on the wire.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Down(_) => "down",
+            Self::Blocked(_) => "blocked",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// Why; nothing has to be said of a device that can send.
+    pub const fn reason(&self) -> Option<&Failure> {
+        match self {
+            Self::Healthy => None,
+            Self::Down(outage) => Some(&outage.reason),
+            Self::Blocked(reason) | Self::Unknown(reason) => Some(reason),
+        }
+    }
+
+    /// When to look again, in milliseconds, where the provider says so.
+    pub const fn retry_ms(&self) -> Option<f64> {
+        match self {
+            Self::Down(outage) => outage.retry_ms,
+            Self::Healthy | Self::Blocked(_) | Self::Unknown(_) => None,
+        }
+    }
+
+    /// Cuts its texts to what is kept and shown.
+    pub(super) fn trim(&mut self) {
+        match self {
+            Self::Healthy => {}
+            Self::Down(Outage { reason, .. }) | Self::Blocked(reason) | Self::Unknown(reason) => reason.trim(),
+        }
+    }
+}
+
+/// What the host shall do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HealthStep {
+    /// Make this request and call `resume` with its answer and this state.
+    Request {
+        /// The request.
+        request: HttpRequest,
+        /// Given back to `resume`.
+        state: String,
+    },
+    /// Nothing: this is what it came to.
+    Done(HealthVerdict),
+}
+
+/// How far a check has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthProgress {
+    /// What is next.
+    pub step: HealthStep,
     /// New account state, if it changed.
     pub account_state: Option<String>,
 }

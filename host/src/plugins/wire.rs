@@ -8,8 +8,8 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use super::types::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, HttpRequest, Outbound, Outcome, PaceFacts,
-    Parsed, PluginFault, Progress, RenderJob, Step,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HealthProgress, HealthStep, HealthSubject, HealthVerdict,
+    HttpArrival, HttpRequest, Outbound, Outcome, PaceFacts, Parsed, PluginFault, Progress, RenderJob, Step,
 };
 use crate::device::LastOutcome;
 use crate::message::truncate;
@@ -180,6 +180,35 @@ impl From<WireProgress> for Progress {
     }
 }
 
+#[derive(ComponentType, Lift)]
+#[component(variant)]
+pub(super) enum WireCheckStep {
+    #[component(name = "request")]
+    Request(Round),
+    #[component(name = "done")]
+    Done(HealthVerdict),
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct WireCheckProgress {
+    step: WireCheckStep,
+    #[component(name = "account-state")]
+    account_state: Option<String>,
+}
+
+impl From<WireCheckProgress> for HealthProgress {
+    fn from(progress: WireCheckProgress) -> Self {
+        Self {
+            step: match progress.step {
+                WireCheckStep::Request(Round { request, state }) => HealthStep::Request { request, state },
+                WireCheckStep::Done(verdict) => HealthStep::Done(verdict),
+            },
+            account_state: progress.account_state,
+        }
+    }
+}
+
 type Reply<T> = (Result<T, PluginError>,);
 
 /// Arguments and results of `describe.get`.
@@ -192,6 +221,10 @@ pub(super) type Render = ((Context, Vec<RenderJob>), Reply<Vec<Result<Content, P
 pub(super) type Variables = ((Context,), Reply<Vec<String>>);
 /// Arguments and results of `sender.start`.
 pub(super) type Start = ((Context, Arc<Outbound>), Reply<WireProgress>);
+/// Arguments and results of `health.start`.
+pub(super) type StartHealth = ((Context, Arc<HealthSubject>), Reply<WireCheckProgress>);
+/// Arguments and results of `health.resume`.
+pub(super) type ResumeHealth = ((Context, String, Arc<Answer>), Reply<WireCheckProgress>);
 /// Arguments and results of `receipts.parse`.
 pub(super) type Parse = ((Context, HttpArrival), Reply<Parsed>);
 /// Arguments and results of `sender.resume`.

@@ -11,7 +11,7 @@ use wit_parser::{
     Function, Handle, InterfaceId, Resolve, Type, TypeDefKind, TypeId, TypeOwner, WorldId, WorldItem, WorldKey,
 };
 
-use super::instance::{DESCRIBE, LOOKUP, RECEIPTS, interface};
+use super::instance::{DESCRIBE, HEALTH, LOOKUP, RECEIPTS, interface};
 use super::module;
 use crate::message::truncate;
 use crate::plugin::PluginKind;
@@ -54,7 +54,7 @@ pub(super) fn misfits(bytes: &[u8], kind: PluginKind) -> anyhow::Result<Vec<Misf
         report.interface(root, name, true)?;
     }
     if kind == PluginKind::Sender {
-        for (name, _) in [LOOKUP, RECEIPTS] {
+        for (name, _) in [LOOKUP, RECEIPTS, HEALTH] {
             report.interface(root, name, false)?;
         }
     }
