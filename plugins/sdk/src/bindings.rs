@@ -58,3 +58,8 @@ interface! {
     "carillon:plugin/types@1.0.0": crate::bindings::contract::carillon::plugin::types,
     "carillon:plugin/sending@1.0.0": crate::bindings::contract::carillon::plugin::sending,
 }
+interface! {
+    health "package carillon:sdk-health; world health { export carillon:plugin/health@1.0.0; }"
+    "carillon:plugin/types@1.0.0": crate::bindings::contract::carillon::plugin::types,
+    "carillon:plugin/sending@1.0.0": crate::bindings::contract::carillon::plugin::sending,
+}

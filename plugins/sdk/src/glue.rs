@@ -9,13 +9,15 @@ use serde::de::DeserializeOwned;
 use crate::bindings::contract::carillon::plugin::types::{Context, PluginError};
 use crate::bindings::delay::exports::carillon::plugin::delay::{self, Next, Pace};
 use crate::bindings::describe::exports::carillon::plugin::describe::{self, Info};
+use crate::bindings::health::exports::carillon::plugin::health;
 use crate::bindings::lookup::exports::carillon::plugin::lookup;
 use crate::bindings::receipts::exports::carillon::plugin::receipts::{self, HttpArrival, Parsed};
 use crate::bindings::sender::exports::carillon::plugin::sender;
 use crate::bindings::template::exports::carillon::plugin::template::{self, Job};
+use crate::health::{CheckProgress, Subject};
 use crate::sending::{Answer, Outbound, Progress};
 use crate::types::Content;
-use crate::{Cache, Call, Delay, Error, Lookup, Plugin, Receipts, Result, Sender, Template};
+use crate::{Cache, Call, Delay, Error, Health, Lookup, Plugin, Receipts, Result, Sender, Template};
 
 /// What [`crate::export!`] knows of a plugin.
 pub trait Exported: Plugin {
@@ -70,7 +72,7 @@ impl<P: Exported> describe::Guest for P {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let mut capabilities: Vec<_> =
             P::CAPABILITIES.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        for (of_trait, name) in [("Lookup", "lookup"), ("Receipts", "receipts")] {
+        for (of_trait, name) in [("Lookup", "lookup"), ("Receipts", "receipts"), ("Health", "health")] {
             if P::TRAITS.contains(&of_trait) {
                 capabilities.push((name.to_owned(), "true".to_owned()));
             }
@@ -136,6 +138,18 @@ impl<P: Exported + Receipts> receipts::Guest for P {
     fn parse(ctx: Context, request: HttpArrival) -> Result<Parsed, PluginError> {
         let (plugin, call) = of::<P>(&ctx)?;
         plugin.parse(&call, request).map_err(Error::told)
+    }
+}
+
+impl<P: Exported + Health> health::Guest for P {
+    fn start(ctx: Context, subject: Subject) -> Result<CheckProgress, PluginError> {
+        let (plugin, call) = of::<P>(&ctx)?;
+        Health::start(&*plugin, &call, subject).map_err(Error::told)
+    }
+
+    fn resume(ctx: Context, state: String, answer: Answer) -> Result<CheckProgress, PluginError> {
+        let (plugin, call) = of::<P>(&ctx)?;
+        Health::resume(&*plugin, &call, state, answer).map_err(Error::told)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Plugins of Carillon in Rust.
 //!
 //! A plugin is a type: **its configuration**, read from the JSON that a campaign gives. What it can do is a trait that the type
-//! implements: [`Delay`], [`Template`] or [`Sender`], a sender also [`Lookup`] and [`Receipts`]. [`export!`] makes a component's
+//! implements: [`Delay`], [`Template`] or [`Sender`], a sender also [`Lookup`], [`Receipts`] and [`Health`]. [`export!`] makes a component's
 //! exports of it; name, version and summary are those of its package in `Cargo.toml` (`name`, `version`, `description`).
 //!
 //! A whole delay strategy:
@@ -38,6 +38,7 @@ pub mod bindings;
 mod cache;
 mod error;
 mod glue;
+pub mod health;
 #[cfg(all(target_family = "wasm", feature = "heap"))]
 mod heap;
 mod random;
@@ -54,6 +55,7 @@ pub use self::cache::Cache;
 pub use self::error::{Error, Result};
 #[doc(hidden)]
 pub use self::glue::{Exported, is_name};
+use self::health::{CheckProgress, Subject};
 pub use self::random::Random;
 use self::sending::{Answer, Outbound, Progress};
 pub use self::types::{Content, Device, Media, MessageRef, Recipient};
@@ -171,6 +173,21 @@ pub trait Receipts: Plugin {
     fn parse(&self, call: &Call, request: HttpArrival) -> Result<Parsed>;
 }
 
+/// A sender that can tell whether a device can send. [`export!`] adds the capability.
+pub trait Health: Plugin {
+    /// Begins a check: [`health::ask`] with a request, or [`health::done`].
+    ///
+    /// # Errors
+    /// An error proves nothing: the device is given its next message.
+    fn start(&self, call: &Call, subject: Subject) -> Result<CheckProgress>;
+
+    /// Goes on with the answer to the request before.
+    ///
+    /// # Errors
+    /// An error proves nothing: the device is given its next message.
+    fn resume(&self, call: &Call, state: String, answer: Answer) -> Result<CheckProgress>;
+}
+
 impl Recipient {
     /// The recipient's value in the audience's column of this name.
     pub fn variable(&self, name: &str) -> Option<&str> {
@@ -257,5 +274,8 @@ macro_rules! __export {
     };
     (Receipts $plugin:ident) => {
         $crate::bindings::receipts::export!($plugin with_types_in $crate::bindings::receipts);
+    };
+    (Health $plugin:ident) => {
+        $crate::bindings::health::export!($plugin with_types_in $crate::bindings::health);
     };
 }

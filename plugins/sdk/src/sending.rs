@@ -62,6 +62,15 @@ pub const fn wait(scope: Scope, delay_ms: f64, reason: Failure) -> Outcome {
     Outcome::RetryAfter(Pause { scope, delay_ms, reason })
 }
 
+/// What became of a check's request that was not answered.
+#[derive(Debug)]
+pub enum Silence {
+    /// It reached nobody: certain, and may be this side's fault.
+    NotSent(Failure),
+    /// It left and no whole answer came. A message would fare no better, and nobody would know what became of it.
+    Unanswered(Failure),
+}
+
 /// A whole answer.
 pub struct Reply {
     /// Its status.
@@ -84,19 +93,31 @@ impl Reply {
         Self::read(answer, now_ms, not_sent, "lookup-unanswered")
     }
 
+    /// The answer to a check of a device; without a whole one, what happened to the request.
+    pub fn to_check(answer: Answer, now_ms: f64) -> Result<Self, Silence> {
+        match answer {
+            Answer::NotSent(why) => Err(Silence::NotSent(failure("check-not-sent", why))),
+            Answer::Unanswered(why) => Err(Silence::Unanswered(failure("check-unanswered", why))),
+            Answer::Response(response) => Ok(Self::of(response, now_ms)),
+        }
+    }
+
     fn read(
         answer: Answer,
         now_ms: f64,
         not_sent: impl FnOnce(String) -> Outcome,
         unanswered: &str,
     ) -> Result<Self, Box<Outcome>> {
-        let response = match answer {
-            Answer::NotSent(why) => return Err(Box::new(not_sent(why))),
-            Answer::Unanswered(why) => return Err(Box::new(Outcome::Unknown(failure(unanswered, why)))),
-            Answer::Response(response) => response,
-        };
+        match answer {
+            Answer::NotSent(why) => Err(Box::new(not_sent(why))),
+            Answer::Unanswered(why) => Err(Box::new(Outcome::Unknown(failure(unanswered, why)))),
+            Answer::Response(response) => Ok(Self::of(response, now_ms)),
+        }
+    }
+
+    fn of(response: HttpResponse, now_ms: f64) -> Self {
         let HttpResponse { status, headers, body } = response;
-        Ok(Self { status, headers, body, json: OnceCell::new(), now_ms })
+        Self { status, headers, body, json: OnceCell::new(), now_ms }
     }
 
     /// Its body, where it is JSON; read when it is first asked for.

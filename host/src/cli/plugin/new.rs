@@ -91,6 +91,7 @@ const SDK: &[(&str, &str)] = sdk!(
     "src/cache.rs"
     "src/error.rs"
     "src/glue.rs"
+    "src/health.rs"
     "src/heap.rs"
     "src/lib.rs"
     "src/random.rs"
