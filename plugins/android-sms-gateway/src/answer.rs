@@ -1,7 +1,10 @@
 //! What a gateway's answers mean.
 
+use common::arrival::rfc3339_ms;
+use common::contract::health::{self, Verdict};
 use common::contract::sending::{Outcome, RecipientProblem};
 use common::provider::{self, Reply, Settings, down, excerpt, failure, rejected};
+use serde_json::Value;
 
 /// The outcome of a send; `None` when the status says it all.
 pub fn outcome(settings: &Settings, reply: &Reply) -> Option<Outcome> {
@@ -38,6 +41,48 @@ pub fn looked_up(reply: &Reply, seen: Seen) -> Outcome {
             Outcome::Transient(failure("sms-gateway-not-found", "the gateway has no message with this id"))
         }
         _ => Outcome::Unknown(reply.said("the look-up led to nothing")),
+    }
+}
+
+/// What a server's list of phones says of a device: of the phone with this id, or of all of them where the device names none.
+pub fn seen(reply: &Reply, id: &str, now_ms: f64, within_ms: f64) -> Verdict {
+    let phones = match (reply.status, reply.json().and_then(Value::as_array)) {
+        (200..=299, Some(phones)) => phones,
+        (401, _) => return Verdict::Blocked(reply.said("the credentials are not accepted")),
+        // Also 403: that a token may not list the phones says nothing of whether it may send.
+        _ => return Verdict::Unknown(reply.said("which says nothing of the phone")),
+    };
+    let mut known = phones.iter().filter(|phone| id.is_empty() || field(phone, "id") == id).peekable();
+    if known.peek().is_none() {
+        return health::down(None, failure("sms-gateway-device", "the gateway has no such phone"));
+    }
+    let latest = known.filter_map(|phone| rfc3339_ms(field(phone, "lastSeen"))).fold(0.0, f64::max);
+    if latest <= 0.0 {
+        return Verdict::Unknown(reply.said("without when the phone was last seen"));
+    }
+    if now_ms - latest <= within_ms {
+        return Verdict::Healthy;
+    }
+    let minutes = ((now_ms - latest) / 60_000.0).round();
+    health::down(None, failure("sms-gateway-not-seen", format!("the phone was last seen {minutes} minutes ago")))
+}
+
+fn field<'a>(phone: &'a Value, name: &str) -> &'a str {
+    phone.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What a phone says of itself. That it answers is what matters; of what it finds wrong with itself, that it has no Internet or
+/// that its battery is low keeps no SMS from being sent.
+pub fn phone(reply: &Reply) -> Verdict {
+    let failed = |check: &str| reply.text(&format!("/checks/{check}/status")) == "fail";
+    match (reply.status, reply.text("/status")) {
+        (401, _) => Verdict::Blocked(reply.said("the credentials are not accepted")),
+        (_, "pass" | "warn") => Verdict::Healthy,
+        (_, "fail") if failed("messages:failed") => {
+            health::down(None, failure("sms-gateway-failing", "the phone could send no message of the last hour"))
+        }
+        (_, "fail") => Verdict::Healthy,
+        _ => Verdict::Unknown(reply.said("which says nothing of the phone")),
     }
 }
 

@@ -1,5 +1,7 @@
 //! SMS through Android phones, by the app SMS Gateway for Android: directly, or through its cloud or a private server.
 
+use common::contract::checks::{self, Health};
+use common::contract::health::{self, CheckProgress, Subject};
 use common::contract::sending::{Answer, Outbound, Progress, Scope, Step};
 use common::contract::types::{Context, PluginError};
 use common::provider::{self, Configs, Configured, Reply, Settings, Usual as _, done, progress};
@@ -44,9 +46,14 @@ impl Describe for SmsGateway {
             hosts: vec!["api.sms-gate.app".into()],
             secrets: vec![SECRET.into()],
             // The message's id is the gateway's key: a second request with it is refused.
-            capabilities: [("provider-deduplicates", "true"), ("lookup", "true"), ("receipts", "true")]
-                .map(|(name, value)| (name.into(), value.into()))
-                .into(),
+            capabilities: [
+                ("provider-deduplicates", "true"),
+                ("lookup", "true"),
+                ("receipts", "true"),
+                ("health", "true"),
+            ]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into(),
         }
     }
 }
@@ -125,4 +132,38 @@ impl Receipts for SmsGateway {
     }
 }
 
+impl Health for SmsGateway {
+    fn start(ctx: Context, subject: Subject) -> Result<CheckProgress, PluginError> {
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        let Configured { settings, config } = &*configured;
+        let (base, adapter, authorization) = match config.base(settings, &subject.device, SECRET) {
+            Ok(found) => found,
+            Err(outcome) => return Ok(health::done(provider::verdict(*outcome))),
+        };
+        let what = match config.mode {
+            Mode::Cloud => "devices",
+            Mode::Local => "health",
+        };
+        let url = format!("{base}/{what}");
+        let mut step = provider::request("GET", url, Some(authorization), None, settings.timeout_ms);
+        if let (Step::Request(round), Some(id)) = (&mut step, adapter.device_id) {
+            round.state = id;
+        }
+        Ok(provider::check(step))
+    }
+
+    fn resume(ctx: Context, state: String, answer: Answer) -> Result<CheckProgress, PluginError> {
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        let config = &configured.config;
+        if let (Answer::NotSent(why), Mode::Local) = (&answer, config.mode) {
+            return Ok(health::done(health::down(None, provider::failure("not-sent", why.as_str()))));
+        }
+        Ok(provider::checked(answer, ctx.now, |reply| match config.mode {
+            Mode::Cloud => answer::seen(reply, &state, ctx.now, config.seen_within_ms()),
+            Mode::Local => answer::phone(reply),
+        }))
+    }
+}
+
 bindings::export!(SmsGateway with_types_in bindings);
+checks::export!(SmsGateway with_types_in checks);

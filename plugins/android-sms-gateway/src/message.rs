@@ -1,6 +1,7 @@
 //! Where a phone's gateway is, and what it wants of a message.
 
 use common::contract::sending::{Outbound, Outcome};
+use common::contract::types::Device;
 use common::provider::{Settings, adapter, misfit, percent};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -53,7 +54,7 @@ enum Auth {
 pub struct Adapter {
     url: Option<String>,
     secret: Option<String>,
-    device_id: Option<String>,
+    pub device_id: Option<String>,
     sim_number: Option<Value>,
 }
 
@@ -83,17 +84,12 @@ impl Way {
 impl Config {
     /// The way of a device's message, and what the device has of its own.
     pub fn way(&self, settings: &Settings, message: &Outbound, usual: &str) -> Result<(Way, Adapter), Box<Outcome>> {
-        let device: Adapter = adapter(&message.device)?;
-        let secret = settings.secret(device.secret.as_deref(), usual)?;
-        let of_config = settings.url.as_deref();
-        let (base, collection) = match self.mode {
-            Mode::Cloud => (device.url.as_deref().or(of_config).unwrap_or(CLOUD), "messages"),
-            Mode::Local => match device.url.as_deref().or(of_config) {
-                Some(base) => (base, "message"),
-                None => return Err(Box::new(misfit("it has no url, such as http://192.168.1.20:8080"))),
-            },
+        let (base, device, authorization) = self.base(settings, &message.device, usual)?;
+        let collection = match self.mode {
+            Mode::Cloud => "messages",
+            Mode::Local => "message",
         };
-        let all = format!("{}/{collection}", base.trim_end_matches('/'));
+        let all = format!("{base}/{collection}");
         let mut send_url = all.clone();
         if self.skip_phone_validation {
             send_url.push_str("?skipPhoneValidation=true");
@@ -102,12 +98,36 @@ impl Config {
             send_url.push(if send_url.contains('?') { '&' } else { '?' });
             send_url.push_str(&format!("deviceActiveWithin={hours}"));
         }
+        let message_url = format!("{all}/{}", percent(&message.message.id));
+        Ok((Way { send_url, message_url, authorization }, device))
+    }
+
+    /// Where a device's gateway is, what the device has of its own, and what requests are authorized with.
+    pub fn base(
+        &self,
+        settings: &Settings,
+        device: &Device,
+        usual: &str,
+    ) -> Result<(String, Adapter, String), Box<Outcome>> {
+        let device: Adapter = adapter(device)?;
+        let secret = settings.secret(device.secret.as_deref(), usual)?;
+        let base = match (device.url.as_deref().or(settings.url.as_deref()), self.mode) {
+            (Some(base), _) => base,
+            (None, Mode::Cloud) => CLOUD,
+            (None, Mode::Local) => return Err(Box::new(misfit("it has no url, such as http://192.168.1.20:8080"))),
+        };
+        let base = base.trim_end_matches('/').to_owned();
         let scheme = match self.auth {
             Auth::Basic => "Basic",
             Auth::Bearer => "Bearer",
         };
-        let message_url = format!("{all}/{}", percent(&message.message.id));
-        Ok((Way { send_url, message_url, authorization: format!("{scheme} {secret}") }, device))
+        Ok((base, device, format!("{scheme} {secret}")))
+    }
+
+    /// How long ago a phone may have asked the server for messages and still be there, in milliseconds. It asks every 15
+    /// minutes also when it was told of none.
+    pub fn seen_within_ms(&self) -> f64 {
+        f64::from(self.active_within_hours.unwrap_or(1).max(1)) * 3_600_000.0
     }
 
     /// The request's body.

@@ -2,14 +2,15 @@
 //! nothing.
 
 pub use carillon_plugin::sending::{
-    Reply, accepted, adapter, delivered, done, down, failure, misfit, percent, progress, rejected, wait, word,
+    Reply, Silence, accepted, adapter, delivered, done, down, failure, misfit, percent, progress, rejected, wait, word,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Cache;
-use crate::contract::sending::{Body, HttpRequest, Outcome, Round, Scope, Step};
+use crate::contract::health::{self, CheckProgress, CheckStep, Verdict};
+use crate::contract::sending::{Answer, Body, HttpRequest, Outcome, Round, Scope, Step};
 use crate::contract::types::PluginError;
 
 /// The settings that the configuration of each of them has. What it has beside them is not looked at here.
@@ -108,6 +109,39 @@ pub fn request(
     let body = body.map_or(Body::Empty, |body| Body::Text(body.to_string()));
     let request = HttpRequest { method: method.into(), url, headers, body, timeout_ms };
     Step::Request(Round { request, state: String::new() })
+}
+
+/// The first step of a check of a device, made as that of a send.
+pub fn check(step: Step) -> CheckProgress {
+    health::progress(match step {
+        Step::Request(round) => CheckStep::Request(round),
+        Step::Done(outcome) => CheckStep::Done(verdict(outcome)),
+    })
+}
+
+/// The end of a check whose request had this answer. A provider that does not answer would not answer a message either, of which
+/// nobody could tell then whether it was sent; one that was not reached may be there, and this side at fault.
+pub fn checked(answer: Answer, now_ms: f64, read: impl FnOnce(&Reply) -> Verdict) -> CheckProgress {
+    health::done(match Reply::to_check(answer, now_ms) {
+        Ok(reply) => read(&reply),
+        Err(Silence::NotSent(reason)) => Verdict::Unknown(reason),
+        Err(Silence::Unanswered(reason)) => health::down(None, reason),
+    })
+}
+
+/// What an outcome says of the device. Of most it says nothing.
+pub fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Accepted(_) | Outcome::Delivered(_) => Verdict::Healthy,
+        Outcome::DeviceDown(outage) => Verdict::Down(outage),
+        Outcome::AccountBlocked(reason) => Verdict::Blocked(reason),
+        Outcome::RetryAfter(pause) => Verdict::Unknown(pause.reason),
+        Outcome::RecipientPermanent(rejection) => Verdict::Unknown(rejection.reason),
+        Outcome::Transient(reason)
+        | Outcome::OptedOut(reason)
+        | Outcome::ContentRejected(reason)
+        | Outcome::Unknown(reason) => Verdict::Unknown(reason),
+    }
 }
 
 /// What answers mean that say nothing of the provider's own.

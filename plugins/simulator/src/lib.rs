@@ -1,11 +1,12 @@
 //! A provider that does not exist: latency, failures and rate limits by configuration. The dice are thrown here, from the
 //! call's own random number; the host's `simulator:` connector waits and answers as the request's body says.
 
+use carillon_plugin::health::{self, CheckProgress, Subject, Verdict};
 use carillon_plugin::sending::{
-    Answer, Body, HttpRequest, Outbound, Outcome, Progress, RecipientProblem, Reply, Round, Scope, Step, accepted,
-    done, down, failure, progress, rejected, wait,
+    Answer, Body, HttpRequest, Outbound, Outcome, Progress, RecipientProblem, Reply, Round, Scope, Silence, Step,
+    accepted, done, down, failure, progress, rejected, wait,
 };
-use carillon_plugin::{Call, Error, Plugin, Result, Sender};
+use carillon_plugin::{Call, Error, Health, Plugin, Result, Sender};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -102,6 +103,20 @@ impl Simulator {
     }
 }
 
+impl Simulator {
+    /// What the connector shall answer, and after how long.
+    fn request(&self, wait_ms: f64, answer: &str) -> HttpRequest {
+        HttpRequest {
+            method: "POST".into(),
+            url: "simulator://send".into(),
+            headers: Vec::new(),
+            // A finite float is written as JSON writes it.
+            body: Body::Text(format!(r#"{{"wait_ms":{wait_ms},"answer":{answer}}}"#)),
+            timeout_ms: self.latency_ms.max + 5000.0,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Decided {
     Status(u32),
@@ -125,14 +140,8 @@ impl Sender for Simulator {
             .to_string(),
             Decided::Status(status) => format!(r#"{{"status":{status}}}"#),
         };
-        let request = HttpRequest {
-            method: "POST".into(),
-            url: "simulator://send".into(),
-            headers: vec![("idempotency-key".into(), message.message.id.clone())],
-            // A finite float is written as JSON writes it.
-            body: Body::Text(format!(r#"{{"wait_ms":{wait_ms},"answer":{answer}}}"#)),
-            timeout_ms: self.latency_ms.max + 5000.0,
-        };
+        let mut request = self.request(wait_ms, &answer);
+        request.headers.push(("idempotency-key".into(), message.message.id.clone()));
         Ok(progress(Step::Request(Round { request, state: message.message.id })))
     }
 
@@ -141,6 +150,28 @@ impl Sender for Simulator {
             Ok(reply) => outcome(&state, &reply),
             Err(outcome) => *outcome,
         }))
+    }
+}
+
+impl Health for Simulator {
+    /// A device is found down as often as a send finds it so.
+    fn start(&self, call: &Call, _: Subject) -> Result<CheckProgress> {
+        let mut dice = call.dice();
+        let status = if dice.unit() < self.device_down_rate { DEVICE_DOWN } else { ACCEPTED };
+        let wait_ms = dice.between(self.latency_ms.min, self.latency_ms.max);
+        Ok(health::ask(self.request(wait_ms, &format!(r#"{{"status":{status}}}"#))))
+    }
+
+    fn resume(&self, call: &Call, _: String, answer: Answer) -> Result<CheckProgress> {
+        let verdict = match Reply::to_check(answer, call.now_ms) {
+            Ok(reply) if reply.status == DEVICE_DOWN => {
+                health::down(None, failure("simulated-503", "the simulated device is down"))
+            }
+            Ok(_) => Verdict::Healthy,
+            Err(Silence::NotSent(reason)) => Verdict::Unknown(reason),
+            Err(Silence::Unanswered(reason)) => health::down(None, reason),
+        };
+        Ok(health::done(verdict))
     }
 }
 
@@ -160,4 +191,4 @@ fn outcome(message: &str, reply: &Reply) -> Outcome {
     }
 }
 
-carillon_plugin::export!(Simulator: Sender);
+carillon_plugin::export!(Simulator: Sender + Health);

@@ -1,6 +1,7 @@
 //! What the Bot API's answers mean. Its errors have no codes of their own: their descriptions tell them apart.
 
-use common::contract::sending::{Outcome, RecipientProblem, Scope};
+use common::contract::health::Verdict;
+use common::contract::sending::{Failure, Outcome, RecipientProblem, Scope};
 use common::provider::{self, Reply, Settings, Usual as _, excerpt, failure, rejected};
 
 /// What becomes of a recipient of whom Telegram says this, our word for it, and what it means.
@@ -46,6 +47,20 @@ static TOLD: [Told; 16] = [
     told("chat_restricted", "restricted", RecipientProblem::Unreachable, "the chat is restricted"),
 ];
 
+/// What `getMe` says of the bot.
+pub fn verdict(reply: &Reply) -> Verdict {
+    match reply.status {
+        200..=299 if reply.at("/ok") == Some(&serde_json::Value::Bool(true)) => Verdict::Healthy,
+        401 | 404 => Verdict::Blocked(no_such_bot(reply)),
+        // Being asked to slow down, and what goes wrong on Telegram's side, says nothing of the bot.
+        _ => Verdict::Unknown(reply.said("which says nothing of the bot")),
+    }
+}
+
+fn no_such_bot(reply: &Reply) -> Failure {
+    failure(format!("telegram-{}-token", reply.status), "Telegram knows no bot with this token")
+}
+
 /// The outcome of a send.
 pub fn outcome(settings: &Settings, reply: &Reply) -> Outcome {
     if reply.status < 300 {
@@ -66,7 +81,7 @@ pub fn outcome(settings: &Settings, reply: &Reply) -> Outcome {
             Some(ms) => provider::wait(Scope::Device, ms, failure(code("flood"), "Telegram asks the bot to slow down")),
             None => reply.usual(settings, Scope::Device),
         },
-        401 | 404 => Outcome::AccountBlocked(failure(code("token"), "Telegram knows no bot with this token")),
+        401 | 404 => Outcome::AccountBlocked(no_such_bot(reply)),
         400 | 403 => {
             if let Some(told) = TOLD.iter().find(|told| said.contains(told.says)) {
                 return rejected(told.problem, failure(code(told.code), told.means));

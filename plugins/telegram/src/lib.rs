@@ -1,8 +1,10 @@
 //! Messages of a Telegram bot, by its Bot API.
 
-use common::contract::sending::{Answer, Outbound, Progress};
-use common::contract::types::{Context, PluginError};
-use common::provider::{self, Configs, Configured, Reply, done, progress};
+use common::contract::checks::{self, Health};
+use common::contract::health::{self, CheckProgress, Subject};
+use common::contract::sending::{Answer, Outbound, Outcome, Progress};
+use common::contract::types::{Context, Device, PluginError};
+use common::provider::{self, Configs, Configured, Reply, Settings, done, progress};
 
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
 use crate::bindings::exports::carillon::plugin::receipts::{Guest as Receipts, HttpArrival, Parsed};
@@ -42,9 +44,18 @@ impl Describe for Telegram {
             adapter_schema: include_str!("adapter.schema.json").into(),
             hosts: vec!["api.telegram.org".into()],
             secrets: vec![SECRET.into()],
-            capabilities: vec![("provider-deduplicates".into(), "false".into()), ("receipts".into(), "true".into())],
+            capabilities: [("provider-deduplicates", "false"), ("receipts", "true"), ("health", "true")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
         }
     }
+}
+
+/// The address of a method of the device's bot.
+fn method_url(settings: &Settings, device: &Device, method: &str) -> Result<String, Box<Outcome>> {
+    let adapter = provider::adapter::<Adapter>(device)?;
+    let token = settings.secret(adapter.secret.as_deref(), SECRET)?;
+    Ok(format!("{}/bot{token}/{method}", settings.base(API)))
 }
 
 impl Sender for Telegram {
@@ -52,13 +63,8 @@ impl Sender for Telegram {
         let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
         let Configured { settings, config } = &*configured;
         let (method, body) = config.request(&message)?;
-        let token = provider::adapter::<Adapter>(&message.device)
-            .and_then(|adapter| settings.secret(adapter.secret.as_deref(), SECRET));
-        Ok(match token {
-            Ok(token) => {
-                let url = format!("{}/bot{token}/{method}", settings.base(API));
-                progress(provider::request("POST", url, None, Some(&body), settings.timeout_ms))
-            }
+        Ok(match method_url(settings, &message.device, method) {
+            Ok(url) => progress(provider::request("POST", url, None, Some(&body), settings.timeout_ms)),
             Err(outcome) => done(*outcome),
         })
     }
@@ -78,4 +84,20 @@ impl Receipts for Telegram {
     }
 }
 
+impl Health for Telegram {
+    fn start(ctx: Context, subject: Subject) -> Result<CheckProgress, PluginError> {
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        let settings = &configured.settings;
+        Ok(match method_url(settings, &subject.device, "getMe") {
+            Ok(url) => provider::check(provider::request("GET", url, None, None, settings.timeout_ms)),
+            Err(outcome) => health::done(provider::verdict(*outcome)),
+        })
+    }
+
+    fn resume(ctx: Context, _state: String, answer: Answer) -> Result<CheckProgress, PluginError> {
+        Ok(provider::checked(answer, ctx.now, answer::verdict))
+    }
+}
+
 bindings::export!(Telegram with_types_in bindings);
+checks::export!(Telegram with_types_in checks);

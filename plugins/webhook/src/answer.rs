@@ -1,10 +1,11 @@
 //! What a provider's answer means.
 
+use common::contract::health::{self, Verdict};
 use common::contract::sending::{Answer, Outcome, RecipientProblem, Scope};
 use common::provider::{self, On5xx, Reply, failure, word};
 use serde_json::Value;
 
-use crate::config::{Config, Lookup, Meaning, Rule, Waits};
+use crate::config::{Config, Finding, Health, Lookup, Meaning, Rule, Waits};
 
 /// The outcome of a send.
 pub fn outcome(config: &Config, now_ms: f64, answer: Answer) -> Outcome {
@@ -34,8 +35,23 @@ pub fn looked_up(config: &Config, lookup: &Lookup, now_ms: f64, answer: Answer) 
     outcome_of(config, &reply, meaning, detail, reply.id(pointer))
 }
 
+/// What the provider said of a device.
+pub fn verdict(check: &Health, reply: &Reply) -> Verdict {
+    let (finding, detail) = ruled(&check.outcomes, reply).unwrap_or_else(|| match reply.status {
+        status @ 200..=299 => (Finding::Healthy, format!("the provider answered {status} to the check")),
+        status => (Finding::Unknown, format!("the provider answered {status} to the check, which no rule explains")),
+    });
+    let reason = failure(format!("http-{}", reply.status), detail);
+    match finding {
+        Finding::Healthy => Verdict::Healthy,
+        Finding::Down => health::down(reply.retry_after_ms(), reason),
+        Finding::Blocked => Verdict::Blocked(reason),
+        Finding::Unknown => Verdict::Unknown(reason),
+    }
+}
+
 /// What the first rule says that fits.
-fn ruled(rules: &[Rule], reply: &Reply) -> Option<(Meaning, String)> {
+fn ruled<M: Copy>(rules: &[Rule<M>], reply: &Reply) -> Option<(M, String)> {
     let rule = rules.iter().find(|rule| fits(rule, reply))?;
     Some((rule.outcome, format!("the provider answered {}; the configuration says what it means", reply.status)))
 }
@@ -66,7 +82,7 @@ fn outcome_of(config: &Config, reply: &Reply, meaning: Meaning, detail: String, 
     }
 }
 
-fn fits(rule: &Rule, reply: &Reply) -> bool {
+fn fits<M>(rule: &Rule<M>, reply: &Reply) -> bool {
     let status_fits = rule.status.as_ref().is_none_or(|statuses| statuses.contains(&reply.status));
     let value_fits = rule.pointer.as_ref().is_none_or(|pointer| {
         reply

@@ -34,6 +34,7 @@ pub struct Config {
     #[serde(default)]
     pub outcomes: Vec<Rule>,
     pub lookup: Option<Lookup>,
+    pub health: Option<Health>,
 }
 
 /// How the provider is asked whether it has a message.
@@ -48,6 +49,28 @@ pub struct Lookup {
     pub provider_id: Option<String>,
     #[serde(default)]
     pub outcomes: Vec<Rule>,
+}
+
+/// How the provider is asked whether a device can send.
+#[derive(Deserialize)]
+pub struct Health {
+    pub url: String,
+    #[serde(default = "get")]
+    pub method: String,
+    /// Those of a send when absent.
+    pub headers: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub outcomes: Vec<Rule<Finding>>,
+}
+
+/// What the provider can say of a device.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    Healthy,
+    Down,
+    Blocked,
+    Unknown,
 }
 
 fn post() -> String {
@@ -91,11 +114,11 @@ pub enum Waits {
 
 /// What a particular answer means.
 #[derive(Deserialize)]
-pub struct Rule {
+pub struct Rule<M = Meaning> {
     pub status: Option<Vec<u32>>,
     pub pointer: Option<String>,
     pub values: Option<Vec<serde_json::Value>>,
-    pub outcome: Meaning,
+    pub outcome: M,
 }
 
 /// The outcomes that a rule can name.
@@ -142,7 +165,7 @@ impl Compiled {
         env.set_recursion_limit(50);
         env.set_undefined_behavior(UndefinedBehavior::Strict);
         env.set_auto_escape_callback(move |name| match name {
-            "url" | "lookup.url" => AutoEscape::Custom("percent".into()),
+            "url" | "lookup.url" | "health.url" => AutoEscape::Custom("percent".into()),
             "body" => AutoEscape::Custom(escape.into()),
             _ => AutoEscape::Custom("none".into()),
         });
@@ -156,6 +179,12 @@ impl Compiled {
             add(&mut env, "lookup.url", &lookup.url)?;
             if let Some(headers) = &lookup.headers {
                 add_headers(&mut env, "lookup.headers", headers)?;
+            }
+        }
+        if let Some(health) = &config.health {
+            add(&mut env, "health.url", &health.url)?;
+            if let Some(headers) = &health.headers {
+                add_headers(&mut env, "health.headers", headers)?;
             }
         }
         Ok(Self { config, env })
@@ -185,6 +214,19 @@ impl Compiled {
     pub fn lookup_headers(&self, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
         match self.config.lookup.as_ref().and_then(|lookup| lookup.headers.as_ref()) {
             Some(own) => self.rendered("lookup.headers", own, ctx),
+            None => self.headers(ctx),
+        }
+    }
+
+    /// The URL of a device's check.
+    pub fn health_url(&self, ctx: &Value) -> Result<String, PluginError> {
+        self.part("health.url", ctx)
+    }
+
+    /// The headers of a device's check.
+    pub fn health_headers(&self, ctx: &Value) -> Result<Vec<(String, String)>, PluginError> {
+        match self.config.health.as_ref().and_then(|health| health.headers.as_ref()) {
+            Some(own) => self.rendered("health.headers", own, ctx),
             None => self.headers(ctx),
         }
     }

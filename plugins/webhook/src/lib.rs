@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use common::Cache;
+use common::contract::checks::{self, Health};
+use common::contract::health::{self, CheckProgress, Subject, Verdict};
 use common::contract::sending::{Answer, Body, HttpRequest, Outbound, Outcome, Progress, Round, Step};
-use common::contract::types::{Context, Media, PluginError};
-use common::provider::{done, failure, progress};
+use common::contract::types::{Content, Context, Media, MessageRef, PluginError, Recipient};
+use common::provider::{self, done, failure, progress};
 use minijinja::value::{Object, Serde, Value};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
@@ -44,7 +46,9 @@ impl Describe for Webhook {
             adapter_schema: String::new(),
             hosts: Vec::new(),
             secrets: Vec::new(),
-            capabilities: vec![("provider-deduplicates".into(), "false".into()), ("lookup".into(), "true".into())],
+            capabilities: [("provider-deduplicates", "false"), ("lookup", "true"), ("health", "true")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
         }
     }
 }
@@ -103,6 +107,46 @@ impl Lookup for Webhook {
             Some(lookup) => answer::looked_up(&compiled.config, lookup, ctx.now, answer),
             None => no_lookup(),
         }))
+    }
+}
+
+impl Health for Webhook {
+    fn start(ctx: Context, subject: Subject) -> Result<CheckProgress, PluginError> {
+        let compiled = CONFIGS.with(|c| c.get(&ctx.config, Compiled::read))?;
+        let Some(check) = &compiled.config.health else { return Ok(health::done(no_check())) };
+        let values = Value::from_dyn_object(Arc::new(Values(no_message(subject))));
+        Ok(health::ask(HttpRequest {
+            method: check.method.clone(),
+            url: compiled.health_url(&values)?,
+            headers: compiled.health_headers(&values)?,
+            body: Body::Empty,
+            timeout_ms: compiled.config.timeout_ms,
+        }))
+    }
+
+    fn resume(ctx: Context, _state: String, answer: Answer) -> Result<CheckProgress, PluginError> {
+        let compiled = CONFIGS.with(|c| c.get(&ctx.config, Compiled::read))?;
+        Ok(match &compiled.config.health {
+            Some(check) => provider::checked(answer, ctx.now, |reply| answer::verdict(check, reply)),
+            None => health::done(no_check()),
+        })
+    }
+}
+
+fn no_check() -> Verdict {
+    Verdict::Unknown(failure("no-health", "the configuration does not say how to ask whether a device can send"))
+}
+
+/// What templates see where there is no message: of a message nothing but empty texts.
+fn no_message(subject: Subject) -> Outbound {
+    let Subject { device, account_state } = subject;
+    let none = String::new;
+    Outbound {
+        message: MessageRef { id: none(), campaign: none(), sequence_step: None, attempt: 0 },
+        recipient: Recipient { address: none(), locale: None, zone: None, variables: Vec::new() },
+        content: Content { text: none(), subject: None, media: Vec::new(), attributes: Vec::new() },
+        device,
+        account_state,
     }
 }
 
@@ -181,3 +225,4 @@ fn default_body(message: &Outbound) -> Result<String, PluginError> {
 }
 
 bindings::export!(Webhook with_types_in bindings);
+checks::export!(Webhook with_types_in checks);

@@ -1,5 +1,6 @@
 //! What the Cloud API's answers mean: by the error's code, as its documentation advises, then by the status.
 
+use common::contract::health::{self, Verdict};
 use common::contract::sending::{Acceptance, Failure, Outcome, RecipientProblem, Scope};
 use common::provider::{self, Reply, Settings, Usual as _, down, failure, rejected};
 use serde_json::Value;
@@ -67,6 +68,38 @@ pub fn outcome(settings: &Settings, spam_wait_ms: f64, reply: &Reply) -> Outcome
             Outcome::ContentRejected(_) => Outcome::ContentRejected(said("WhatsApp refuses the message")),
             usual => usual,
         },
+    }
+}
+
+/// What the number's `health_status` says: of the number itself, and of the app, the business and its account.
+pub fn verdict(settings: &Settings, reply: &Reply) -> Verdict {
+    if let Some(code) = reply.at("/error/code").and_then(Value::as_i64) {
+        return match code {
+            // That the token may not look says nothing of whether it may send.
+            3 | 10 | 100 | 200..=299 => Verdict::Unknown(failure(
+                format!("whatsapp-{code}"),
+                "the access token may not read the number's health",
+            )),
+            _ => provider::verdict(outcome(settings, 0.0, reply)),
+        };
+    }
+    let said = |what: &str| failure("whatsapp-health", what);
+    match reply.text("/health_status/can_send_message") {
+        "AVAILABLE" | "LIMITED" => Verdict::Healthy,
+        "BLOCKED" => {
+            let entities = reply.at("/health_status/entities").and_then(Value::as_array);
+            let is_blocked =
+                |entity: &&Value| entity.get("can_send_message").and_then(Value::as_str) == Some("BLOCKED");
+            let kind = |entity: &Value| entity.get("entity_type").and_then(Value::as_str) == Some("PHONE_NUMBER");
+            let mut blocked = entities.into_iter().flatten().filter(is_blocked).peekable();
+            // An account that is blocked takes each of its numbers with it.
+            if blocked.peek().is_some() && blocked.all(kind) {
+                health::down(Some(NOT_READY_MS), said("WhatsApp blocks the business phone number"))
+            } else {
+                Verdict::Blocked(said("WhatsApp blocks the business account, the business or the app"))
+            }
+        }
+        _ => Verdict::Unknown(reply.said("without a health that is known")),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Messages of a WhatsApp business phone number, by Meta's Cloud API.
 
-use common::contract::sending::{Answer, Outbound, Progress};
-use common::contract::types::{Context, PluginError};
+use common::contract::checks::{self, Health};
+use common::contract::health::{self, CheckProgress, Subject};
+use common::contract::sending::{Answer, Outbound, Outcome, Progress};
+use common::contract::types::{Context, Device, PluginError};
 use common::provider::{self, Configs, Configured, Reply, done, percent, progress};
 
 use crate::bindings::exports::carillon::plugin::describe::{Guest as Describe, Info};
@@ -42,9 +44,20 @@ impl Describe for WhatsApp {
             adapter_schema: include_str!("adapter.schema.json").into(),
             hosts: vec!["graph.facebook.com".into()],
             secrets: vec![SECRET.into()],
-            capabilities: vec![("provider-deduplicates".into(), "false".into()), ("receipts".into(), "true".into())],
+            capabilities: [("provider-deduplicates", "false"), ("receipts", "true"), ("health", "true")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
         }
     }
+}
+
+/// The address of a device's number, and what its requests are authorized with.
+fn number(configured: &Configured<Config>, device: &Device) -> Result<(String, String), Box<Outcome>> {
+    let Configured { settings, config } = configured;
+    let adapter = provider::adapter::<Adapter>(device)?;
+    let token = settings.secret(adapter.secret.as_deref(), SECRET)?;
+    let (base, version) = (settings.base(API), percent(&config.api_version));
+    Ok((format!("{base}/{version}/{}", percent(&adapter.phone_number_id)), format!("Bearer {token}")))
 }
 
 impl Sender for WhatsApp {
@@ -52,14 +65,10 @@ impl Sender for WhatsApp {
         let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
         let Configured { settings, config } = &*configured;
         let body = config.request(&message)?;
-        let sent_by = provider::adapter::<Adapter>(&message.device)
-            .and_then(|adapter| Ok((settings.secret(adapter.secret.as_deref(), SECRET)?, adapter.phone_number_id)));
-        Ok(match sent_by {
-            Ok((token, number)) => {
-                let (base, version) = (settings.base(API), percent(&config.api_version));
-                let url = format!("{base}/{version}/{}/messages", percent(&number));
-                let authorization = Some(format!("Bearer {token}"));
-                progress(provider::request("POST", url, authorization, Some(&body), settings.timeout_ms))
+        Ok(match number(&configured, &message.device) {
+            Ok((number, authorization)) => {
+                let url = format!("{number}/messages");
+                progress(provider::request("POST", url, Some(authorization), Some(&body), settings.timeout_ms))
             }
             Err(outcome) => done(*outcome),
         })
@@ -81,4 +90,24 @@ impl Receipts for WhatsApp {
     }
 }
 
+impl Health for WhatsApp {
+    fn start(ctx: Context, subject: Subject) -> Result<CheckProgress, PluginError> {
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        Ok(match number(&configured, &subject.device) {
+            Ok((number, authorization)) => {
+                let url = format!("{number}?fields=health_status");
+                let timeout_ms = configured.settings.timeout_ms;
+                provider::check(provider::request("GET", url, Some(authorization), None, timeout_ms))
+            }
+            Err(outcome) => health::done(provider::verdict(*outcome)),
+        })
+    }
+
+    fn resume(ctx: Context, _state: String, answer: Answer) -> Result<CheckProgress, PluginError> {
+        let configured = CONFIGS.with(|c| c.get(&ctx.config, Configured::read))?;
+        Ok(provider::checked(answer, ctx.now, |reply| answer::verdict(&configured.settings, reply)))
+    }
+}
+
 bindings::export!(WhatsApp with_types_in bindings);
+checks::export!(WhatsApp with_types_in checks);
