@@ -8,6 +8,7 @@ mod bookmark;
 mod campaign;
 mod client;
 mod demo;
+mod device;
 mod doctor;
 mod fleet_csv;
 #[cfg(any(test, fuzzing))]
@@ -70,6 +71,9 @@ enum Command {
     /// Show a message; list and resolve those of which nobody knows whether they were sent.
     #[command(subcommand)]
     Message(message::Command),
+    /// Ask whether a device can send.
+    #[command(subcommand)]
+    Device(device::Command),
     /// Make, check and upload plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -188,6 +192,7 @@ impl Cli {
                 Command::Simulate(args) => simulate::run(args).await,
                 Command::Campaign(command) => campaign::run(command).await,
                 Command::Message(command) => message::run(command).await,
+                Command::Device(command) => device::run(command).await,
                 Command::Plugin(command) => plugin::run(command).await,
                 Command::Secret(command) => secret::run(command).await,
                 Command::Token(command) => token::run(command).await,

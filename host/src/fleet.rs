@@ -411,11 +411,10 @@ impl Devices {
 /// Resolves the plugins of a run.
 fn live(plugins: &Registry, run: &Run, step: Option<Step>) -> Result<LiveRun, String> {
     let configured = |of: &PluginUse, what: &str| -> Result<Configured, String> {
-        let (plugin, trial) = plugins.resolve_tried(&of.plugin, of.version.as_deref()).ok_or_else(|| {
+        configured(plugins, of).ok_or_else(|| {
             let version = of.version.as_deref().map(|v| format!(" {v}")).unwrap_or_default();
             format!("the {what} plugin {}{version} is not there or cannot be loaded", of.plugin)
-        })?;
-        Ok(Configured { plugin, trial, config: of.config.get().into() })
+        })
     };
     Ok(LiveRun {
         campaign: match run.owner {
@@ -432,9 +431,11 @@ fn live(plugins: &Registry, run: &Run, step: Option<Step>) -> Result<LiveRun, St
 
 /// The sender that a device uses for a run: the run's, or the device's own.
 pub fn sender_for(plugins: &Registry, run: &LiveRun, device: &Device) -> Option<Configured> {
-    run.sender.clone().or_else(|| {
-        let own = device.spec.sender.as_ref()?;
-        let (plugin, trial) = plugins.resolve_tried(&own.plugin, own.version.as_deref())?;
-        Some(Configured { plugin, trial, config: own.config.get().into() })
-    })
+    run.sender.clone().or_else(|| configured(plugins, device.spec.sender.as_ref()?))
+}
+
+/// A plugin as it is used; `None` when it is not there or cannot be loaded.
+pub fn configured(plugins: &Registry, of: &PluginUse) -> Option<Configured> {
+    let (plugin, trial) = plugins.resolve_tried(&of.plugin, of.version.as_deref())?;
+    Some(Configured { plugin, trial, config: of.config.get().into() })
 }

@@ -28,6 +28,7 @@ pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod grants;
+pub mod health;
 pub mod hook;
 pub mod http;
 pub mod id;

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use crate::message::{Settled, Settlement, took};
 use crate::operations::rates::Rates;
 use crate::plugin::PluginKind;
-use crate::plugins::Plugin;
+use crate::plugins::{HealthVerdict, Plugin};
 use crate::resolution::{ResolveAs, Way};
 use crate::rollout::{Mode, RolloutStatus, ShadowCounts};
 use crate::store::HostRow;
@@ -36,6 +36,11 @@ struct Outcome {
 struct Resolution {
     way: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verdict {
+    verdict: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -221,6 +226,7 @@ pub struct Metrics {
     stale: Counter,
     unknown: Gauge,
     resolutions: Family<Resolution, Counter>,
+    health_checks: Family<Verdict, Counter>,
     batch_size: Family<Step, Histogram, fn() -> Histogram>,
     batch_seconds: Family<Step, Histogram, fn() -> Histogram>,
     begin_delay: Histogram,
@@ -260,6 +266,7 @@ impl Metrics {
             stale: Counter::default(),
             unknown: Gauge::default(),
             resolutions: Family::default(),
+            health_checks: Family::default(),
             batch_size: Family::new_with_constructor(sizes),
             batch_seconds: Family::new_with_constructor(seconds),
             begin_delay: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
@@ -288,6 +295,8 @@ impl Metrics {
             metrics.unknown.clone(),
         );
         r.register("resolutions", "Unknown outcomes resolved by this server, by way", metrics.resolutions.clone());
+        let help = "Checks of whether a device can send, by what they came to";
+        r.register("health_checks", help, metrics.health_checks.clone());
         r.register("batch_size", "Elements handled together in a step of the hot path", metrics.batch_size.clone());
         r.register("batch_seconds", "How long a step of the hot path took", metrics.batch_seconds.clone());
         let help = "How long after its device was allowed to send a message was begun";
@@ -326,6 +335,9 @@ impl Metrics {
             for outcome in ResolveAs::ALL.map(ResolveAs::as_str) {
                 drop(self.resolutions.get_or_create(&Resolution { way, outcome }));
             }
+        }
+        for verdict in HealthVerdict::WORDS {
+            drop(self.health_checks.get_or_create(&Verdict { verdict }));
         }
         for kind in AuthFailure::ALL.map(AuthFailure::as_str) {
             drop(self.auth_failures.get_or_create(&Kind { kind }));
@@ -386,6 +398,11 @@ impl Metrics {
             let labels = Resolution { way: way.as_str(), outcome: outcome.as_str() };
             self.resolutions.get_or_create(&labels).inc_by(count);
         }
+    }
+
+    /// A device was checked.
+    pub fn health_check(&self, verdict: &HealthVerdict) {
+        self.health_checks.get_or_create(&Verdict { verdict: verdict.as_str() }).inc();
     }
 
     /// A step of the hot path handled `size` elements together.

@@ -7,6 +7,7 @@ pub mod devices;
 pub mod explain;
 pub(crate) mod fields;
 pub mod grants;
+pub mod health;
 pub mod limits;
 pub mod messages;
 mod plan;

@@ -12,15 +12,17 @@ use utoipa_axum::routes;
 use crate::core::Core;
 use crate::device::DeviceSpec;
 use crate::id::DeviceId;
+use crate::json::Object;
 use crate::operations::devices::{self, DeviceView, PutDevices};
+use crate::operations::health::{self, CheckDevice, DeviceCheck};
 use crate::operations::{Actor, fields};
 
-use super::body::{self, Id, Json, Query};
+use super::body::{self, Id, Json, OptionalJson, Query};
 use super::page::{self, Listing};
 use super::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<Core> {
-    OpenApiRouter::new().routes(routes!(put, list)).routes(routes!(show, change, remove))
+    OpenApiRouter::new().routes(routes!(put, list)).routes(routes!(show, change, remove)).routes(routes!(check))
 }
 
 /// One device or many.
@@ -169,6 +171,20 @@ async fn change(
 async fn remove(State(core): State<Core>, actor: Actor, Id(id): Id<DeviceId>) -> Result<StatusCode, Problem> {
     devices::delete_device(&core, &actor, &id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ask a device's provider whether it can send, without sending a message. Nothing else follows from the answer. Needs a sender
+/// that can tell: the campaign's, or the device's own.
+#[utoipa::path(post, path = "/devices/{id}/check", tag = "devices", security(("token" = ["devices:write"])),
+    params(("id" = DeviceId, Path, description = "The device's id")), request_body = Option<CheckDevice>,
+    responses((status = 200, body = DeviceCheck)))]
+async fn check(
+    State(core): State<Core>,
+    actor: Actor,
+    Id(id): Id<DeviceId>,
+    OptionalJson(Object(request)): OptionalJson<Object<CheckDevice>>,
+) -> Result<Json<DeviceCheck>, Problem> {
+    Ok(Json(health::check_device(&core, &actor, &id, request).await?))
 }
 
 #[cfg(test)]

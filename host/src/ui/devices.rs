@@ -10,8 +10,10 @@ use serde_json::json;
 use super::page::{self, Page};
 use super::session::{Posted, Session};
 use super::{Answer, Failure, PAGE, Shared, actor, format, go};
-use crate::id::DeviceId;
+use crate::campaign::BadField;
+use crate::id::{CampaignId, DeviceId};
 use crate::operations::devices::{self as operations, DeviceView};
+use crate::operations::health::{self, CheckDevice, DeviceCheck};
 use crate::queue::DeviceMetrics;
 
 const WRITE: &str = "devices:write";
@@ -81,13 +83,33 @@ struct ShowPage {
     page: Page,
     device: DeviceView,
     adapter: String,
+    /// What its provider has just said.
+    checked: Option<DeviceCheck>,
 }
 
 async fn show(State(ui): State<Shared>, session: Session, Path(id): Path<DeviceId>) -> Answer {
+    shown(&ui, session, &id, None).await
+}
+
+async fn shown(ui: &Shared, session: Session, id: &DeviceId, checked: Option<DeviceCheck>) -> Answer {
     let page = Page::new(session, "/ui/devices")?;
-    let device = operations::device_view(&ui.core, &id).await?;
+    let device = operations::device_view(&ui.core, id).await?;
     let adapter = serde_json::to_string_pretty(&device.spec.adapter).unwrap_or_default();
-    page::html(&ShowPage { page, device, adapter })
+    page::html(&ShowPage { page, device, adapter, checked })
+}
+
+/// Asks the device's provider, and shows what it says.
+async fn check(ui: &Shared, id: &DeviceId, posted: Posted) -> Answer {
+    let campaign = match posted.fields.trimmed("campaign") {
+        "" => None,
+        text => {
+            let bad = |_| Failure::Invalid(vec![BadField::new("campaign", "give a campaign's id")]);
+            Some(text.parse::<CampaignId>().map_err(bad)?)
+        }
+    };
+    let actor = actor(&posted.session);
+    let checked = health::check_device(&ui.core, &actor, id, CheckDevice { campaign }).await?;
+    shown(ui, posted.session, id, Some(checked)).await
 }
 
 async fn act(State(ui): State<Shared>, Path((id, action)): Path<(DeviceId, String)>, posted: Posted) -> Answer {
@@ -96,6 +118,7 @@ async fn act(State(ui): State<Shared>, Path((id, action)): Path<(DeviceId, Strin
         "enable" => (json!({"enabled": true}), "enabled"),
         "disable" => (json!({"enabled": false}), "disabled"),
         "lift" => (json!({"held": null}), "lifted"),
+        "check" => return check(&ui, &id, posted).await,
         _ => return Err(Failure::NotFound(format!("action {action}"))),
     };
     operations::patch_device(&ui.core, &actor(&posted.session), &id, &patch).await?;
