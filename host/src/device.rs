@@ -186,6 +186,9 @@ pub struct Pace {
     /// What the last send came to.
     #[serde(rename = "o", alias = "last_outcome", skip_serializing_if = "is_default")]
     pub last_outcome: LastOutcome,
+    /// Whether the last send said that the device is down: its sender is asked before it is given a message again.
+    #[serde(rename = "n", skip_serializing_if = "is_default")]
+    pub down: bool,
     /// What each run's delay strategy keeps for this device; at most [`Pace::MAX_STATES`], the newest.
     #[serde(rename = "s", alias = "states", skip_serializing_if = "is_default")]
     pub states: BTreeMap<RunKey, String>,
@@ -337,6 +340,8 @@ mod tests {
             "failures_in_a_row":0,"last_delay_ms":10000,"last_outcome":"sent","states":{}}"#;
         assert_eq!(Pace::parse(Some(long)), pace);
         assert_eq!(Pace::default().to_saved(), "{}");
+        let down = Pace { down: true, ..Pace::default() };
+        assert_eq!(Pace::parse(Some(&down.to_saved())), down, "travels with the device from lease to lease");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod attempt;
 pub mod breakers;
 pub mod claim;
+mod down;
 pub mod due;
 pub mod leases;
 pub mod orphans;
@@ -263,7 +264,7 @@ impl Pool {
     /// Carries out what an outcome means for others; returns how long the device itself waits for it.
     async fn carry_out(&self, device: &crate::device::Device, consequence: Option<Consequence>) -> Duration {
         match consequence {
-            Some(Consequence::PauseDevice(wait, _)) => wait,
+            Some(Consequence::PauseDevice(wait, _) | Consequence::DeviceDown(wait, _)) => wait,
             Some(Consequence::PauseAccount(wait, reason)) => {
                 self.account(device, Some(wait), &reason.detail).await;
                 wait

@@ -28,7 +28,7 @@ pub const SESSION: Duration = Duration::from_millis(500);
 /// How long a device waits whose message another worker seems to be sending.
 const BUSY: Duration = Duration::from_millis(250);
 /// How long a device waits that is disabled or held; an operator's change ends the wait at once.
-const UNAVAILABLE: Duration = Duration::from_secs(30);
+pub(super) const UNAVAILABLE: Duration = Duration::from_secs(30);
 
 /// A device with its lease and the messages that were claimed under it.
 pub struct Session {
@@ -99,6 +99,18 @@ impl Session {
                 course.disposals.push((message, Disposal::PutBack(rank)));
                 course.next_at = pool.core.clock.monotonic() + wait;
                 break;
+            }
+            if self.pace.down && sender.at(sides.sender).checks_health() {
+                match self.still_down(pool, message, &sender, sides.sender).await {
+                    // That took its time: what was known before it is looked at again.
+                    None => self.messages.push_front((message, rank)),
+                    Some(wait) => {
+                        course.disposals.push((message, Disposal::PutBack(rank)));
+                        course.next_at = pool.core.clock.monotonic() + wait;
+                        break;
+                    }
+                }
+                continue;
             }
             self.lease.goes_on(message);
             let claim = Claim {
@@ -279,6 +291,7 @@ impl Session {
             }
             (delay, must_last) = (paced.wait, paced.must_last);
             self.pace = paced.pace;
+            self.pace.down = matches!(verdict.consequence, Some(Consequence::DeviceDown(..)));
             course.paced = true;
         }
         let wait = delay.max(pool.carry_out(device, verdict.consequence).await);

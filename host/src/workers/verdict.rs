@@ -8,13 +8,15 @@ use crate::clock::Time;
 use crate::consent::NewSuppression;
 use crate::device::LastOutcome;
 use crate::message::{Reason, Recipient, Settled};
-use crate::plugins::{Outcome, PluginFault, RecipientProblem, Scope};
+use crate::plugins::{Failure, Outcome, PluginFault, RecipientProblem, Scope};
 
 /// Something that an outcome means for more than its message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Consequence {
     /// The device waits at least this long.
     PauseDevice(Duration, Reason),
+    /// The device is down and waits at least this long; then its sender is asked before it is given a message, if that can tell.
+    DeviceDown(Duration, Reason),
     /// Every device of the account waits at least this long.
     PauseAccount(Duration, Reason),
     /// Every device of the account is held until an operator lifts it.
@@ -161,17 +163,17 @@ impl Facts<'_> {
                 Verdict { consequence: Some(Consequence::ContentRejected(reason.clone())), ..failed(reason) }
             }
             Outcome::DeviceDown(outage) => {
-                let wait = outage.retry_ms.map_or(DEVICE_DOWN, duration);
+                let wait = down_for(outage.retry_ms);
                 let reason = Reason::new("device-down", format!("{}: {}", outage.reason.code, outage.reason.detail));
                 Verdict {
                     settled: Settled::Retry { due_at: self.now, counts: false, reason: reason.clone() },
                     outcome: Some(LastOutcome::Retried),
                     suppress: None,
-                    consequence: Some(Consequence::PauseDevice(wait, reason)),
+                    consequence: Some(Consequence::DeviceDown(wait, reason)),
                 }
             }
             Outcome::AccountBlocked(failure) => {
-                let reason = Reason::new("account-blocked", format!("{}: {}", failure.code, failure.detail));
+                let reason = account_blocked(failure);
                 Verdict {
                     settled: Settled::Retry { due_at: self.now, counts: false, reason: reason.clone() },
                     outcome: Some(LastOutcome::Retried),
@@ -241,6 +243,16 @@ impl Facts<'_> {
     }
 }
 
+/// How long a device that is down waits, by what its sender says of it.
+pub fn down_for(retry_ms: Option<f64>) -> Duration {
+    retry_ms.map_or(DEVICE_DOWN, duration)
+}
+
+/// Why an account is held.
+pub fn account_blocked(failure: Failure) -> Reason {
+    Reason::new("account-blocked", format!("{}: {}", failure.code, failure.detail))
+}
+
 fn sent(settled: Settled) -> Verdict {
     Verdict { settled, outcome: Some(LastOutcome::Sent), suppress: None, consequence: None }
 }
@@ -266,7 +278,7 @@ fn duration(ms: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::{Acceptance, Failure, Outage, Pause, Rejection};
+    use crate::plugins::{Acceptance, Outage, Pause, Rejection};
 
     fn failure(code: &str) -> Failure {
         Failure { code: code.to_owned(), detail: "said the provider".to_owned(), attributes: Vec::new() }
@@ -376,6 +388,6 @@ mod tests {
     fn a_device_that_is_down_keeps_its_message_and_waits() {
         let v = outcome(Outcome::DeviceDown(Outage { retry_ms: None, reason: failure("offline") }));
         assert!(matches!(v.settled, Settled::Retry { counts: false, .. }));
-        assert!(matches!(v.consequence, Some(Consequence::PauseDevice(d, _)) if d == DEVICE_DOWN));
+        assert!(matches!(v.consequence, Some(Consequence::DeviceDown(d, _)) if d == DEVICE_DOWN));
     }
 }
