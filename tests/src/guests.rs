@@ -276,11 +276,7 @@ pub fn receiving(name: &str, parse: &str) -> Bytes {
     // `capabilities` is the last of eight lists and texts of `describe`: here it has one pair.
     let pair = [(70_016u32, 8u32), (70_024, 4)];
     let list: Vec<u8> = pair.iter().flat_map(|(at, len)| [at.to_le_bytes(), len.to_le_bytes()].concat()).collect();
-    let describe = format!(
-        "(i32.store (i32.const {}) (i32.const 70000)) (i32.store (i32.const {}) (i32.const 1)) {DESCRIBED}",
-        RECORD + 56,
-        RECORD + 60,
-    );
+    let describe = capable();
     let functions = format!(
         r#"(data (i32.const 70000) "{}receiptstrue")
            (func (export "carillon:plugin/sender@1.0.0#start") (param i32) (result i32) unreachable)
@@ -294,6 +290,51 @@ pub fn receiving(name: &str, parse: &str) -> Bytes {
         WIT,
         "device-sender-receipts",
         &fields(&[name, "1.0.0", "Reads webhooks.", OBJECT, ""], &describe, "", &functions),
+    )
+}
+
+/// The body of a `describe` with one capability, whose pair of texts is at 70,000.
+fn capable() -> String {
+    format!(
+        "(i32.store (i32.const {}) (i32.const 70000)) (i32.store (i32.const {}) (i32.const 1)) {DESCRIBED}",
+        RECORD + 56,
+        RECORD + 60,
+    )
+}
+
+/// A sender that says whether a device can send, by a check whose `start` and `resume` have these bodies; a core module.
+pub fn checking(name: &str, start: &str, resume: &str) -> Bytes {
+    let pair = [(70_016u32, 6u32), (70_022, 4)];
+    let list: Vec<u8> = pair.iter().flat_map(|(at, len)| [at.to_le_bytes(), len.to_le_bytes()].concat()).collect();
+    let functions = format!(
+        r#"(data (i32.const 70000) "{}healthtrue")
+           {}
+           (func (export "carillon:plugin/health@1.0.0#start")
+             (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {start})
+           (func (export "carillon:plugin/health@1.0.0#resume")
+             (param i32 i32 f64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {resume})"#,
+        escape(&list),
+        sender_functions("unreachable", "unreachable"),
+    );
+    let texts = [name, "1.0.0", "Looks at devices.", OBJECT, ""];
+    typed(WIT, "device-sender-health", &fields(&texts, &capable(), "", &functions))
+}
+
+/// A sender whose check asks for this request again and again.
+pub fn checking_again(name: &str, method: &str, url: &str) -> Bytes {
+    // `ok(check-progress { step: request(…), … })` lies in memory as what `start` of a send answers.
+    let (request, data) = request(method, url, &[], "");
+    checking(name, &format!("{request}) {data} (func"), &request)
+}
+
+/// A body of a check's `start`: the device is down, and is to be looked at again in so many milliseconds.
+pub fn down(retry_ms: &str) -> String {
+    // `ok(check-progress { step: done(down(outage { retry-ms: some(…), reason })), … })`, where everything else is zero.
+    let [step, verdict, retry, ms] = [SCRATCH + 8, SCRATCH + 16, SCRATCH + 24, SCRATCH + 32];
+    format!(
+        "(i32.store8 (i32.const {step}) (i32.const 1)) (i32.store8 (i32.const {verdict}) (i32.const 1))
+         (i32.store8 (i32.const {retry}) (i32.const 1)) (f64.store (i32.const {ms}) (f64.const {retry_ms}))
+         (i32.const {SCRATCH})"
     )
 }
 

@@ -5,6 +5,7 @@ mod audit;
 mod bad_input;
 mod connections;
 mod grants;
+mod health;
 mod hooks;
 mod import;
 mod resources;

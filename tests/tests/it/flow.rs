@@ -4,6 +4,7 @@
 //! sequence.
 
 mod grants;
+mod health;
 mod operating;
 mod plugins;
 mod receipts;

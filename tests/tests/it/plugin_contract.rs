@@ -2,6 +2,7 @@
 
 mod escapes;
 mod first_party;
+mod health;
 mod hostile;
 mod languages;
 mod modules;

@@ -70,6 +70,7 @@ async fn every_changing_operation_leaves_a_row() {
     let view = by.json("POST /campaigns/{id}/launch", &id, none.clone(), "campaign.launch").await;
     let run = carillon::id::RunKey(i32::try_from(view["run"].as_i64().unwrap()).unwrap());
     api.core.store.expand_page(run, 0, 100, api.core.clock.now()).await.unwrap().unwrap();
+    by.json("POST /devices/{id}/check", "dev-1", json!({"campaign": id}), "device.check").await;
     by.json("POST /campaigns/{id}/pause", &id, json!({"reason": "lunch"}), "campaign.pause").await;
     by.json("PATCH /campaigns/{id}", &id, json!({"priority": 1}), "campaign.edit").await;
     by.json("POST /campaigns/{id}/resume", &id, none.clone(), "campaign.resume").await;

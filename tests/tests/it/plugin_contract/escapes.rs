@@ -95,9 +95,11 @@ async fn a_description_that_lies_is_refused() {
 
 #[tokio::test]
 async fn an_ability_that_is_not_there_is_refused() {
-    // `describe` says ("lookup", "true"), or ("receipts", "true"): a pair of texts in a list of one.
+    // `describe` says ("lookup", "true"), ("receipts", "true") or ("health", "true"): a pair of texts in a list of one.
     let capabilities = guests::RECORD + 56;
-    for (name, word, length) in [("lookup", "0x70756b6f6f6c", 6), ("receipts", "0x7374706965636572", 8)] {
+    let words =
+        [("lookup", "0x70756b6f6f6c", 6), ("receipts", "0x7374706965636572", 8), ("health", "0x68746c616568", 6)];
+    for (name, word, length) in words {
         let claims = format!(
             "(i64.store (i32.const 64) (i64.const {word})) (i32.store (i32.const 72) (i32.const 0x65757274))
              (i32.store (i32.const 80) (i32.const 64)) (i32.store (i32.const 84) (i32.const {length}))

@@ -6,7 +6,8 @@ use std::time::Duration;
 use carillon::egress::{Egress, EgressPolicy, Secret};
 use carillon::exchange::{egress_request, plugin_answer};
 use carillon::plugins::{
-    DeviceFacts, HttpRequest, Media, Outbound, Outcome, Plugin, PluginFault, Progress, RecipientProblem, Scope, Step,
+    DeviceFacts, HealthStep, HealthSubject, HttpRequest, Media, Outbound, Outcome, Plugin, PluginFault, Progress,
+    RecipientProblem, Scope, Step,
 };
 use carillon_tests::standin::{Asked, Says, StandIn};
 use serde_json::{Value, json};
@@ -70,6 +71,23 @@ impl Bed {
             Step::Done(outcome) => outcome,
             Step::Request { .. } => panic!("a look-up makes one request"),
         }
+    }
+
+    /// A check of the device, whose request is answered so: what was found, in a line, and what was asked.
+    async fn check(&self, says: Says) -> (String, Asked) {
+        self.provider.will_say(says.clone());
+        let ctx = ctx(self.config.to_string());
+        let subject = HealthSubject { device: self.message().device, account_state: String::new() };
+        let step = self.plugin.start_health(&ctx, subject).await.unwrap().step;
+        let HealthStep::Request { request, state } = step else { panic!("{step:?}") };
+        let step = self.plugin.resume_health(&ctx, &state, self.exchanged(request).await).await.unwrap().step;
+        let HealthStep::Done(verdict) = step else { panic!("{step:?}") };
+        let wait = verdict.retry_ms().map(|ms| format!(" {ms}")).unwrap_or_default();
+        let why = verdict.reason().map(|reason| format!(" {}", reason.code)).unwrap_or_default();
+        let mut asked = self.provider.take_asked();
+        assert_eq!(asked.len(), 1);
+        assert!(!format!("{verdict:?}").contains("s3cr"), "{verdict:?}");
+        (format!("{}{wait}{why}", verdict.as_str()), asked.remove(0))
     }
 
     /// What a send that is answered so asks for.
@@ -654,5 +672,105 @@ async fn an_sms_gateway_knows_what_became_of_a_message() {
                 ("GET", format!("{path}{QUEUED}").as_str())
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn telegram_knows_whether_the_bot_is_there() {
+    let bed = Bed::new("telegram", json!({}), json!({})).await;
+    assert!(bed.plugin.checks_health());
+    let me = json!({ "ok": true, "result": { "id": 1, "is_bot": true, "first_name": "b" } });
+    let (found, asked) = bed.check(says(200, &me)).await;
+    assert_eq!((found.as_str(), asked.method.as_str()), ("healthy", "GET"));
+    assert!(asked.target.starts_with("/bot123:") && asked.target.ends_with("/getMe"), "{}", asked.target);
+    for (says, expected) in [
+        (
+            says(401, &json!({ "ok": false, "error_code": 401, "description": "Unauthorized" })),
+            "blocked telegram-401-token",
+        ),
+        (says(404, &json!({ "ok": false })), "blocked telegram-404-token"),
+        (says(429, &json!({ "ok": false, "parameters": { "retry_after": 5 } })), "unknown http-429"),
+        (says(200, &json!({ "ok": false })), "unknown http-200"),
+        (says(502, &json!(null)), "unknown http-502"),
+        (Says::Nothing, "down check-unanswered"),
+    ] {
+        assert_eq!(bed.check(says).await.0, expected);
+    }
+}
+
+#[tokio::test]
+async fn whatsapp_knows_whether_the_number_may_send() {
+    let bed = Bed::new("whatsapp-cloud", json!({}), json!({ "phone_number_id": "106540352242922" })).await;
+    assert!(bed.plugin.checks_health());
+    let health = |overall: &str, number: &str, account: &str| {
+        let entity = |kind: &str, state: &str| json!({ "entity_type": kind, "id": "1", "can_send_message": state });
+        let entities = [entity("PHONE_NUMBER", number), entity("WABA", account), entity("APP", "AVAILABLE")];
+        says(200, &json!({ "health_status": { "can_send_message": overall, "entities": entities }, "id": "1" }))
+    };
+    let error = |status: u16, code: i64| says(status, &json!({ "error": { "code": code, "message": "x" } }));
+    let (found, asked) = bed.check(health("AVAILABLE", "AVAILABLE", "AVAILABLE")).await;
+    assert_eq!((found.as_str(), asked.method.as_str()), ("healthy", "GET"));
+    assert!(asked.target.ends_with("/106540352242922?fields=health_status"), "{}", asked.target);
+    assert_eq!(asked.authorization, "Bearer 123:s3cr+t/=");
+    for (says, expected) in [
+        (health("LIMITED", "AVAILABLE", "LIMITED"), "healthy"),
+        (health("BLOCKED", "BLOCKED", "AVAILABLE"), "down 900000 whatsapp-health"),
+        (health("BLOCKED", "BLOCKED", "BLOCKED"), "blocked whatsapp-health"),
+        (health("BLOCKED", "AVAILABLE", "BLOCKED"), "blocked whatsapp-health"),
+        (error(401, 190), "blocked whatsapp-190"),
+        (error(400, 33), "down 900000 whatsapp-33"),
+        // A token that may send need not be one that may look.
+        (error(400, 100), "unknown whatsapp-100"),
+        (error(403, 200), "unknown whatsapp-200"),
+        (error(400, 80007), "unknown whatsapp-80007"),
+        (says(200, &json!({ "id": "1" })), "unknown http-200"),
+        (Says::Nothing, "down check-unanswered"),
+    ] {
+        assert_eq!(bed.check(says).await.0, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_sms_gateway_knows_whether_a_phone_is_there() {
+    let phones = |seen: &str| {
+        says(
+            200,
+            &json!([{ "id": "p-1", "name": "one", "lastSeen": "2026-12-01T08:30:00Z" }, { "id": "p-2", "lastSeen": seen }]),
+        )
+    };
+    let bed = Bed::new("android-sms-gateway", json!({}), json!({ "device_id": "p-2" })).await;
+    assert!(bed.plugin.checks_health());
+    let (found, asked) = bed.check(phones("2026-12-01T08:45:00.123Z")).await;
+    assert_eq!((found.as_str(), asked.target.as_str()), ("healthy", "/devices"));
+    assert_eq!(asked.authorization, "Basic 123:s3cr+t/=");
+    for (says, expected) in [
+        (phones("2026-12-01T07:45:00Z"), "down sms-gateway-not-seen"),
+        (says(200, &json!([{ "id": "p-1", "lastSeen": "2026-12-01T08:59:00Z" }])), "down sms-gateway-device"),
+        (phones("soon"), "unknown http-200"),
+        (says(401, &json!({})), "blocked http-401"),
+        (says(403, &json!({})), "unknown http-403"),
+        (says(500, &json!({})), "unknown http-500"),
+        (Says::Nothing, "down check-unanswered"),
+    ] {
+        assert_eq!(bed.check(says).await.0, expected);
+    }
+    // Without a phone of its own any of the account's will do; how long ago is the configuration's to say.
+    let bed = Bed::new("android-sms-gateway", json!({ "active_within_hours": 2 }), json!({})).await;
+    assert_eq!(bed.check(phones("2026-12-01T07:10:00Z")).await.0, "healthy");
+
+    let health = |status: &str, failed: &str| json!({ "status": status, "checks": { "messages:failed": { "status": failed }, "battery:level": { "status": status } } });
+    let bed = Bed::new("android-sms-gateway", json!({ "mode": "local" }), json!({})).await;
+    for (says, expected) in [
+        (says(200, &health("pass", "pass")), "healthy"),
+        (says(200, &health("warn", "warn")), "healthy"),
+        // A battery that is low sends.
+        (says(500, &health("fail", "pass")), "healthy"),
+        (says(500, &health("fail", "fail")), "down sms-gateway-failing"),
+        (says(401, &json!({})), "blocked http-401"),
+        (says(404, &json!({})), "unknown http-404"),
+        (Says::Nothing, "down check-unanswered"),
+    ] {
+        let (found, asked) = bed.check(says).await;
+        assert_eq!((found.as_str(), asked.target.as_str()), (expected, "/health"));
     }
 }
