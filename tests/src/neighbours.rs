@@ -2,6 +2,7 @@
 //! one after the other, everything that `harm` knows, done without a rest. A clean window before and after each one tells what
 //! the campaign sends without it, so that a machine that becomes slower is not taken for an effect.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,8 +56,12 @@ const HOSTILE_DEVICES: usize = 60;
 const VICTIMS: usize = 3_000;
 /// How long the machine is measured.
 const CALIBRATION: Duration = Duration::from_secs(10);
+/// 1 Gbit/s, which is what a server's network often is.
+const LINE_BYTES_PER_SECOND: f64 = 125e6;
 /// Compiling what is made to exhaust the compiler ends soon, and each plugin of the program may be compiled.
 const COMPILE_S: &str = "8";
+/// After so many delays that differ by four fifths, nothing is left of a common beginning.
+const SPREAD: f64 = 5.0;
 /// Between one upload and the next.
 const REST: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -85,11 +90,12 @@ pub async fn measure(plan: &Plan, tell: impl Fn(String)) -> Vec<Effect> {
     let delay_ms = plan.devices as f64 / rate * 1000.0;
     tell(format!("the machine sends {most:.0}/s; the campaign is paced at {rate:.0}/s"));
     let turns = (harms.len() * plan.rounds) as f64;
-    let seconds = plan.window.as_secs_f64() * (2.0 * turns + 4.0) + 30.0 + 2.0 * turns;
+    let seconds = plan.window.as_secs_f64() * (2.0 * turns + 4.0) + 60.0 + 2.0 * turns;
     world.audience("customers", (rate * seconds * 1.2) as usize).await;
     let good = world.launch("good", "customers", "good", delay_ms, None).await;
     world.until(&good, |campaign| campaign["status"] == "running").await;
-    sleep(Duration::from_secs(5)).await;
+    // All devices begin at once, and a window that is shorter than their delay would see waves: until they have come apart.
+    sleep(Duration::from_secs_f64(delay_ms / 1000.0 * SPREAD).max(Duration::from_secs(5))).await;
 
     let mut before = world.window(&good, plan.window).await;
     let mut out = Vec::new();
@@ -142,7 +148,7 @@ impl World {
         let mut spec = json!({
             "name": name, "audience": audience, "devices": {"tag": tag},
             "template": {"plugin": "jinja", "config": {"text": "Hello {{ name }}"}},
-            "delay": {"plugin": "uniform", "config": {"min_ms": delay_ms * 0.9, "max_ms": delay_ms * 1.1}},
+            "delay": {"plugin": "uniform", "config": {"min_ms": delay_ms * 0.2, "max_ms": delay_ms * 1.8}},
             "sender": {"plugin": "simulator", "config": {"latency_ms": {"min": 5, "max": 15}}},
             "retry": {"base_ms": 10, "max_ms": 10, "max_attempts": 100},
         });
@@ -242,12 +248,15 @@ async fn upload(client: &Client, query: &str, bytes: Bytes) {
     }
 }
 
-/// A server on loopback that answers each request without end.
+/// A server that answers each request without end, over a line of its own. The line is what bounds it: on loopback it would
+/// bring as much as the cores can copy, half of it at its own end, and that would be measured.
 async fn endless() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
+    let line = Arc::new(Line::default());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            let line = Arc::clone(&line);
             tokio::spawn(async move {
                 let mut request = vec![0; 4096];
                 let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
@@ -255,6 +264,7 @@ async fn endless() -> u16 {
                     let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
                     let mut open = stream.write_all(head).await.is_ok();
                     while open {
+                        line.turn(chunk.len()).await;
                         open = stream.write_all(chunk.as_bytes()).await.is_ok();
                     }
                 }
@@ -262,4 +272,25 @@ async fn endless() -> u16 {
         }
     });
     port
+}
+
+/// What all answers of the endless server share.
+#[derive(Debug, Default)]
+struct Line {
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Line {
+    /// Waits until this many bytes may leave.
+    async fn turn(&self, bytes: usize) {
+        let takes = Duration::from_secs_f64(bytes as f64 / LINE_BYTES_PER_SECOND);
+        let at = {
+            let mut free_at = self.free_at.lock().expect("nobody panics here");
+            let now = Instant::now();
+            let at = free_at.map_or(now, |free_at| free_at.max(now));
+            *free_at = Some(at + takes);
+            at
+        };
+        tokio::time::sleep_until(at).await;
+    }
 }

@@ -11,16 +11,17 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 struct Args {
     /// How long each window is, in seconds: two for each row in each round.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 2)]
     window_s: u64,
     /// How often each row is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
     /// Devices of the good campaign.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 10_000)]
     devices: usize,
-    /// The campaign's share of what the machine can.
-    #[arg(long, default_value_t = 0.5)]
+    /// The campaign's share of what the machine can. With much more, two cores have no room for the clients, and the clean
+    /// windows differ by more than what is measured.
+    #[arg(long, default_value_t = 0.2)]
     share: f64,
     /// What a row may cost, in percent.
     #[arg(long, default_value_t = 5.0)]
