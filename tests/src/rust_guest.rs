@@ -2,26 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-/// `examples/plugins/rust-greeting` for `wasm32-unknown-unknown`, as the plain linker leaves it.
+/// `examples/plugins/EXAMPLE` for `wasm32-unknown-unknown`, as the plain linker leaves it.
 ///
 /// # Panics
 /// When it cannot be built: the target is missing (`tests/run` adds it).
-pub fn core_module(build_folder: &Path) -> Bytes {
-    static BUILT: OnceLock<Bytes> = OnceLock::new();
-    BUILT.get_or_init(|| build(build_folder)).clone()
-}
-
-fn build(build_folder: &Path) -> Bytes {
+pub fn core_module(example: &str, build_folder: &Path) -> Bytes {
     const TARGET: &str = "wasm32-unknown-unknown";
-    let example: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "examples", "plugins", "rust-greeting"].iter().collect();
-    let folder = build_folder.join("rust-greeting");
+    let source: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "examples", "plugins", example].iter().collect();
+    // One folder for all examples: they share what they stand on.
+    let folder = build_folder.join("rust-guests");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .current_dir(example)
+        .current_dir(source)
         .args(["build", "--release", "--locked", "--quiet", "--target", TARGET, "--target-dir"])
         .arg(&folder)
         .env("RUSTFLAGS", "-Clinker=rust-lld -Clinker-flavor=wasm-ld");
@@ -31,5 +26,6 @@ fn build(build_folder: &Path) -> Bytes {
     }
     let status = cargo.status().expect("cargo runs");
     assert!(status.success(), "the example cannot be built: `rustup target add {TARGET}`, or use tests/run");
-    std::fs::read(folder.join(TARGET).join("release/rust_greeting.wasm")).expect("the module").into()
+    let file = format!("{}.wasm", example.replace('-', "_"));
+    std::fs::read(folder.join(TARGET).join("release").join(file)).expect("the module").into()
 }

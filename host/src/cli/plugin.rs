@@ -191,4 +191,23 @@ mod tests {
         let example = include_str!("../../../examples/plugins/rust-greeting/src/lib.rs");
         assert!(readme.contains(example), "README.md shows another plugin than examples/plugins/rust-greeting");
     }
+
+    #[test]
+    fn the_reference_shows_what_the_gateway_does() {
+        let readme = include_str!("../../../plugins/README.md");
+        let example = include_str!("../../../examples/plugins/rust-gateway/src/lib.rs");
+        let mut shown = 0;
+        for block in readme.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            if block.contains(" for Gateway {") {
+                shown += 1;
+                for part in block.split("\n\n").map(str::trim_end) {
+                    assert!(
+                        example.contains(part),
+                        "plugins/README.md shows another gateway than the example:\n{part}"
+                    );
+                }
+            }
+        }
+        assert_eq!(shown, 2, "webhooks and checks");
+    }
 }

@@ -51,7 +51,7 @@ async fn an_activated_version_is_used_by_running_campaigns_on_every_server_withi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_core_module_from_a_rust_compiler_is_uploaded_as_it_is_and_sends() {
-    let module = carillon_tests::rust_guest::core_module(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let module = core_module("rust-greeting");
     assert!(module.starts_with(b"\0asm\x01\0\0\0"), "no component linker has run");
     let sink = Sink::start().await;
     let world = World::embedded(&sink).await;
@@ -63,8 +63,11 @@ async fn a_core_module_from_a_rust_compiler_is_uploaded_as_it_is_and_sends() {
     );
     assert_eq!(uploaded["digest"], json!(carillon::id::Digest::of(&module)), "the digest is of what was uploaded");
     // Once more: the same version.
-    let (status, again) =
-        world.client().send(Method::POST, "/api/v1/plugins", "application/wasm", module).await.expect("an answer");
+    let (status, again) = world
+        .client()
+        .send(Method::POST, "/api/v1/plugins", "application/wasm", module.clone())
+        .await
+        .expect("an answer");
     assert_eq!((status, &again["digest"]), (200, &uploaded["digest"]), "{again}");
     world.add_devices(5).await;
     world.add_audience("customers", 50).await;
@@ -76,18 +79,32 @@ async fn a_core_module_from_a_rust_compiler_is_uploaded_as_it_is_and_sends() {
     let first = sink.arrivals().into_iter().find(|a| a.to == address(7)).expect("address 7");
     assert_eq!(first.text, "Hello Name 7.");
     // Its own cases hold, of the module as of the component.
+    assert_eq!(own_cases("rust-greeting", &module), "2 passed, 0 failed");
+}
+
+#[test]
+fn a_sender_with_all_that_a_provider_has_passes_its_cases() {
+    assert_eq!(own_cases("rust-gateway", &core_module("rust-gateway")), "5 passed, 0 failed");
+}
+
+fn core_module(example: &str) -> Bytes {
+    carillon_tests::rust_guest::core_module(example, std::path::Path::new(env!("CARGO_TARGET_TMPDIR")))
+}
+
+/// `carillon plugin test` of an example with the cases beside it: its last line.
+fn own_cases(example: &str, component: &[u8]) -> String {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("greeting.wasm");
-    std::fs::write(&file, carillon_tests::rust_guest::core_module(std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))))
-        .expect("written");
-    let cases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/plugins/rust-greeting/cases");
+    let file = folder.path().join("plugin.wasm");
+    std::fs::write(&file, component).expect("written");
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/plugins");
     let tested = std::process::Command::new(carillon_tests::server::binary())
         .args(["plugin", "test"])
-        .args([file, cases])
+        .args([file, examples.join(example).join("cases")])
         .output()
         .expect("carillon runs");
     let lines = String::from_utf8_lossy(&tested.stdout).into_owned();
-    assert!(tested.status.success() && lines.ends_with("2 passed, 0 failed\n"), "{lines}");
+    assert!(tested.status.success(), "{lines}");
+    lines.lines().last().unwrap_or_default().to_owned()
 }
 
 /// `ok([ok(content { text, … })])` of a text that says it is this long.
