@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::device::Device;
 use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
 use crate::plugins::{
-    CallContext, DeviceFacts, Failure, HealthProgress, HealthStep, HealthSubject, HealthVerdict, Plugin, PluginFault,
+    CallContext, DeviceFacts, Failure, HealthSubject, HealthVerdict, Plugin, PluginFault, Progress, Round, Step,
 };
 
 /// What is asked.
@@ -71,13 +71,13 @@ async fn ask(
     let deadline = Instant::now() + core.config.send_timeout();
     let mut progress = plugin.start_health(&context(), subject).await?;
     loop {
-        let HealthProgress { step, account_state } = progress;
+        let Progress { step, account_state } = progress;
         if account_state.is_some() {
             *kept = account_state;
         }
         let (request, state) = match step {
-            HealthStep::Done(verdict) => return Ok(verdict),
-            HealthStep::Request { request, state } => (request, state),
+            Step::Done(verdict) => return Ok(verdict),
+            Step::Request(Round { request, state }) => (request, state),
         };
         if *requests == MAX_ROUNDS {
             return Ok(unknown("too-many-requests", "the sender asked for more than 8 requests for one check"));

@@ -14,7 +14,7 @@ use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
 use crate::message::{MessageRow, Reason, Recipient, Settled};
 use crate::plugins::{
     CallContext, Content, DeviceFacts, Failure, MessageRef, Outbound, Outcome, Plugin, PluginFault, Progress,
-    RecipientFacts, Step,
+    RecipientFacts, Round, Step,
 };
 use crate::store::StoreError;
 use crate::workers::verdict::{Ended, Facts, Verdict};
@@ -142,7 +142,7 @@ async fn ask(core: &Core, plugin: &Plugin, config: &str, message: Outbound) -> R
         let Progress { step, account_state: _ } = progress;
         let (request, state) = match step {
             Step::Done(outcome) => return Ok(outcome),
-            Step::Request { request, state } => (request, state),
+            Step::Request(Round { request, state }) => (request, state),
         };
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
@@ -154,7 +154,7 @@ async fn ask(core: &Core, plugin: &Plugin, config: &str, message: Outbound) -> R
     }
     match progress.step {
         Step::Done(outcome) => Ok(outcome),
-        Step::Request { .. } => {
+        Step::Request(_) => {
             Err(Reason::new("too-many-requests", "the sender asked for more than 8 requests for one look-up"))
         }
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::instance::Functions;
 use super::record::Input;
 use super::stats::Function;
-use super::types::{Answer, CallContext, HealthProgress, HealthStep, HealthSubject, PluginFault};
+use super::types::{Answer, CallContext, HealthSubject, HealthVerdict, PluginFault, Progress};
 use super::wire::Context;
-use super::{Plugin, duration, wrong_world};
+use super::{Plugin, wrong_world};
 
 impl Plugin {
     /// Whether the plugin says that it can tell whether a device can send.
@@ -19,7 +19,11 @@ impl Plugin {
     ///
     /// # Errors
     /// The call's fault; also when the plugin has no checks, or its answer breaks a limit.
-    pub async fn start_health(&self, ctx: &CallContext, subject: HealthSubject) -> Result<HealthProgress, PluginFault> {
+    pub async fn start_health(
+        &self,
+        ctx: &CallContext,
+        subject: HealthSubject,
+    ) -> Result<Progress<HealthVerdict>, PluginFault> {
         let subject = Arc::new(subject);
         let progress = self.ask_start_health(ctx, Arc::clone(&subject)).await;
         self.record(ctx, progress.as_ref().err(), || Some(Input::StartHealth(subject)));
@@ -30,7 +34,7 @@ impl Plugin {
         &self,
         ctx: &CallContext,
         subject: Arc<HealthSubject>,
-    ) -> Result<HealthProgress, PluginFault> {
+    ) -> Result<Progress<HealthVerdict>, PluginFault> {
         let context = Context::from(ctx);
         let progress = self
             .call(Function::StartHealth, ctx, self.request_room(), move |instance| match &instance.functions {
@@ -40,7 +44,7 @@ impl Plugin {
                 _ => wrong_world(),
             })
             .await?;
-        self.checked(Function::StartHealth, || self.check_health(progress.into()))
+        self.checked(Function::StartHealth, || self.check_progress(progress))
     }
 
     /// Goes on with the answer to the request before.
@@ -52,7 +56,7 @@ impl Plugin {
         ctx: &CallContext,
         state: &str,
         answer: Answer,
-    ) -> Result<HealthProgress, PluginFault> {
+    ) -> Result<Progress<HealthVerdict>, PluginFault> {
         let answer = Arc::new(answer);
         let progress = self.ask_resume_health(ctx, state, Arc::clone(&answer)).await;
         let input = || Some(Input::ResumeHealth { state: state.to_owned(), answer });
@@ -65,7 +69,7 @@ impl Plugin {
         ctx: &CallContext,
         state: &str,
         answer: Arc<Answer>,
-    ) -> Result<HealthProgress, PluginFault> {
+    ) -> Result<Progress<HealthVerdict>, PluginFault> {
         let (context, state) = (Context::from(ctx), state.to_owned());
         let progress = self
             .call(Function::ResumeHealth, ctx, self.request_room(), move |instance| match &instance.functions {
@@ -75,20 +79,6 @@ impl Plugin {
                 _ => wrong_world(),
             })
             .await?;
-        self.checked(Function::ResumeHealth, || self.check_health(progress.into()))
-    }
-
-    fn check_health(&self, mut progress: HealthProgress) -> Result<HealthProgress, PluginFault> {
-        match &mut progress.step {
-            HealthStep::Done(verdict) => {
-                if let Some(ms) = verdict.retry_ms() {
-                    duration("the time to wait", ms)?;
-                }
-                verdict.trim();
-            }
-            HealthStep::Request { request, state } => self.check_round(request, state)?,
-        }
-        self.check_account(progress.account_state.as_ref())?;
-        Ok(progress)
+        self.checked(Function::ResumeHealth, || self.check_progress(progress))
     }
 }

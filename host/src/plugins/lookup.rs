@@ -36,7 +36,7 @@ impl Plugin {
                 _ => wrong_world(),
             })
             .await?;
-        self.checked(Function::StartLookup, || self.check_progress(progress.into()))
+        self.checked(Function::StartLookup, || self.check_progress(progress))
     }
 
     /// Goes on with the answer to the request before.
@@ -66,6 +66,6 @@ impl Plugin {
                 _ => wrong_world(),
             })
             .await?;
-        self.checked(Function::ResumeLookup, || self.check_progress(progress.into()))
+        self.checked(Function::ResumeLookup, || self.check_progress(progress))
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::instance::Functions;
 use super::record::Input;
 use super::stats::Function;
-use super::types::{Answer, CallContext, HttpRequest, Outbound, PluginBody, PluginFault, Progress, Step};
+use super::types::{
+    Answer, CallContext, Ending, HttpRequest, Outbound, PluginBody, PluginFault, Progress, Round, Step,
+};
 use super::wire::Context;
 use super::{Plugin, duration, wrong_world};
 
@@ -32,7 +34,7 @@ impl Plugin {
                 _ => wrong_world(),
             })
             .await?;
-        self.checked(Function::Start, || self.check_progress(progress.into()))
+        self.checked(Function::Start, || self.check_progress(progress))
     }
 
     /// Goes on with the answer to the request before.
@@ -55,7 +57,7 @@ impl Plugin {
                 _ => wrong_world(),
             })
             .await?;
-        self.checked(Function::Resume, || self.check_progress(progress.into()))
+        self.checked(Function::Resume, || self.check_progress(progress))
     }
 
     pub(super) fn request_room(&self) -> usize {
@@ -63,36 +65,30 @@ impl Plugin {
         limits.body_bytes + limits.url_bytes + limits.header_bytes + 2 * limits.send_state_bytes + SLACK
     }
 
-    pub(super) fn check_progress(&self, mut progress: Progress) -> Result<Progress, PluginFault> {
+    /// Checks an answer against the limits, and cuts its texts.
+    pub(super) fn check_progress<End: Ending>(
+        &self,
+        mut progress: Progress<End>,
+    ) -> Result<Progress<End>, PluginFault> {
+        let max = self.limits().send_state_bytes;
         match &mut progress.step {
-            Step::Done(outcome) => {
-                for ms in outcome.durations() {
+            Step::Done(end) => {
+                if let Some(ms) = end.wait_ms() {
                     duration("the time to wait", ms)?;
                 }
-                outcome.trim();
+                end.trim();
             }
-            Step::Request { request, state } => self.check_round(request, state)?,
+            Step::Request(Round { request, state }) => {
+                if state.len() > max {
+                    return Err(PluginFault::Output(format!("a sender's state has at most {max} bytes")));
+                }
+                self.check_request(request)?;
+            }
         }
-        self.check_account(progress.account_state.as_ref())?;
-        Ok(progress)
-    }
-
-    /// A request, and what is to be remembered until its answer comes.
-    pub(super) fn check_round(&self, request: &HttpRequest, state: &str) -> Result<(), PluginFault> {
-        let max = self.limits().send_state_bytes;
-        if state.len() > max {
-            return Err(PluginFault::Output(format!("a sender's state has at most {max} bytes")));
-        }
-        self.check_request(request)
-    }
-
-    /// What is to be kept for an account.
-    pub(super) fn check_account(&self, state: Option<&String>) -> Result<(), PluginFault> {
-        let max = self.limits().send_state_bytes;
-        if state.is_some_and(|state| state.len() > max) {
+        if progress.account_state.as_ref().is_some_and(|state| state.len() > max) {
             return Err(PluginFault::Output(format!("an account's state has at most {max} bytes")));
         }
-        Ok(())
+        Ok(progress)
     }
 
     fn check_request(&self, request: &HttpRequest) -> Result<(), PluginFault> {

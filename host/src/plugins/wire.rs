@@ -8,8 +8,8 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use super::types::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HealthProgress, HealthStep, HealthSubject, HealthVerdict,
-    HttpArrival, HttpRequest, Outbound, Outcome, PaceFacts, Parsed, PluginFault, Progress, RenderJob, Step,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HealthSubject, HealthVerdict, HttpArrival, Outbound,
+    PaceFacts, Parsed, PluginFault, Progress, RenderJob,
 };
 use crate::device::LastOutcome;
 use crate::message::truncate;
@@ -144,71 +144,6 @@ pub(super) struct Next {
     pub state: String,
 }
 
-#[derive(ComponentType, Lift)]
-#[component(record)]
-pub(super) struct Round {
-    request: HttpRequest,
-    state: String,
-}
-
-#[derive(ComponentType, Lift)]
-#[component(variant)]
-pub(super) enum WireStep {
-    #[component(name = "request")]
-    Request(Round),
-    #[component(name = "done")]
-    Done(Outcome),
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-pub(super) struct WireProgress {
-    step: WireStep,
-    #[component(name = "account-state")]
-    account_state: Option<String>,
-}
-
-impl From<WireProgress> for Progress {
-    fn from(progress: WireProgress) -> Self {
-        Self {
-            step: match progress.step {
-                WireStep::Request(Round { request, state }) => Step::Request { request, state },
-                WireStep::Done(outcome) => Step::Done(outcome),
-            },
-            account_state: progress.account_state,
-        }
-    }
-}
-
-#[derive(ComponentType, Lift)]
-#[component(variant)]
-pub(super) enum WireCheckStep {
-    #[component(name = "request")]
-    Request(Round),
-    #[component(name = "done")]
-    Done(HealthVerdict),
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-pub(super) struct WireCheckProgress {
-    step: WireCheckStep,
-    #[component(name = "account-state")]
-    account_state: Option<String>,
-}
-
-impl From<WireCheckProgress> for HealthProgress {
-    fn from(progress: WireCheckProgress) -> Self {
-        Self {
-            step: match progress.step {
-                WireCheckStep::Request(Round { request, state }) => HealthStep::Request { request, state },
-                WireCheckStep::Done(verdict) => HealthStep::Done(verdict),
-            },
-            account_state: progress.account_state,
-        }
-    }
-}
-
 type Reply<T> = (Result<T, PluginError>,);
 
 /// Arguments and results of `describe.get`.
@@ -220,12 +155,12 @@ pub(super) type Render = ((Context, Vec<RenderJob>), Reply<Vec<Result<Content, P
 /// Arguments and results of `template.variables`.
 pub(super) type Variables = ((Context,), Reply<Vec<String>>);
 /// Arguments and results of `sender.start`.
-pub(super) type Start = ((Context, Arc<Outbound>), Reply<WireProgress>);
+pub(super) type Start = ((Context, Arc<Outbound>), Reply<Progress>);
 /// Arguments and results of `health.start`.
-pub(super) type StartHealth = ((Context, Arc<HealthSubject>), Reply<WireCheckProgress>);
+pub(super) type StartHealth = ((Context, Arc<HealthSubject>), Reply<Progress<HealthVerdict>>);
 /// Arguments and results of `health.resume`.
-pub(super) type ResumeHealth = ((Context, String, Arc<Answer>), Reply<WireCheckProgress>);
+pub(super) type ResumeHealth = ((Context, String, Arc<Answer>), Reply<Progress<HealthVerdict>>);
 /// Arguments and results of `receipts.parse`.
 pub(super) type Parse = ((Context, HttpArrival), Reply<Parsed>);
 /// Arguments and results of `sender.resume`.
-pub(super) type Resume = ((Context, String, Arc<Answer>), Reply<WireProgress>);
+pub(super) type Resume = ((Context, String, Arc<Answer>), Reply<Progress>);

@@ -14,7 +14,7 @@ use crate::id::MessageId;
 use crate::message::{Reason, Work};
 use crate::plugins::{
     Answer, CallContext, CallTimer, Content, DeviceFacts, MessageRef, Outbound, Plugin, PluginFault, Progress,
-    RecipientFacts, RenderJob, Step,
+    RecipientFacts, RenderJob, Round, Step,
 };
 use crate::trial::{Side, Sides, Trial};
 use crate::trials;
@@ -127,7 +127,7 @@ impl Sending {
             }
             let (request, state) = match step {
                 Step::Done(outcome) => return Ended::Outcome(outcome),
-                Step::Request { request, state } => (request, state),
+                Step::Request(Round { request, state }) => (request, state),
             };
             if round == MAX_ROUNDS {
                 break;
