@@ -14,10 +14,8 @@ mod delay;
 mod engine;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod health;
 mod instance;
 mod limits;
-mod lookup;
 mod module;
 mod receipts;
 mod record;

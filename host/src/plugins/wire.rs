@@ -8,8 +8,8 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use super::types::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HealthSubject, HealthVerdict, HttpArrival, Outbound,
-    PaceFacts, Parsed, PluginFault, Progress, RenderJob,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, Outbound, Outcome, PaceFacts, Parsed,
+    PluginFault, Progress, RenderJob,
 };
 use crate::device::LastOutcome;
 use crate::message::truncate;
@@ -154,13 +154,9 @@ pub(super) type NextDelay = ((Context, Pace, String), Reply<Next>);
 pub(super) type Render = ((Context, Vec<RenderJob>), Reply<Vec<Result<Content, PluginError>>>);
 /// Arguments and results of `template.variables`.
 pub(super) type Variables = ((Context,), Reply<Vec<String>>);
-/// Arguments and results of `sender.start`.
-pub(super) type Start = ((Context, Arc<Outbound>), Reply<Progress>);
-/// Arguments and results of `health.start`.
-pub(super) type StartHealth = ((Context, Arc<HealthSubject>), Reply<Progress<HealthVerdict>>);
-/// Arguments and results of `health.resume`.
-pub(super) type ResumeHealth = ((Context, String, Arc<Answer>), Reply<Progress<HealthVerdict>>);
+/// Arguments and results of `start`: a send's and a look-up's, or a check's.
+pub(super) type Start<Subject = Outbound, End = Outcome> = ((Context, Arc<Subject>), Reply<Progress<End>>);
+/// Arguments and results of `resume`.
+pub(super) type Resume<End = Outcome> = ((Context, String, Arc<Answer>), Reply<Progress<End>>);
 /// Arguments and results of `receipts.parse`.
 pub(super) type Parse = ((Context, HttpArrival), Reply<Parsed>);
-/// Arguments and results of `sender.resume`.
-pub(super) type Resume = ((Context, String, Arc<Answer>), Reply<Progress>);
