@@ -29,8 +29,7 @@ impl Session {
         side: Side,
     ) -> Option<Duration> {
         let (core, plugin) = (&pool.core, sender.at(side));
-        let account = self.device.spec.account.as_deref().unwrap_or(self.device.spec.id.as_str());
-        let account_state = pool.sending.accounts.get(plugin.digest, account);
+        let account_state = core.accounts.get(plugin.digest, &self.device);
         let question = Question {
             plugin,
             config: &sender.config,
@@ -40,7 +39,7 @@ impl Session {
         };
         let checked = check(core, question).await;
         if let Some(state) = checked.account_state {
-            pool.sending.accounts.put(plugin.digest, account, state);
+            core.accounts.put(plugin.digest, &self.device, state);
         }
         if let (Some(fault), Some(trial)) = (&checked.fault, sender.to_blame(side)) {
             note_fault(core, trial, message, &self.device, fault, None);
