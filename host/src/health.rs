@@ -11,22 +11,9 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::device::Device;
 use crate::exchange::{Inquiry, Unclear};
+use crate::fleet::Configured;
 use crate::plugins::{DeviceFacts, Failure, HealthSubject, HealthVerdict, Plugin, PluginFault};
-
-/// What is asked.
-#[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
-    /// Of whom: a version of the device's sender.
-    pub plugin: &'a Plugin,
-    /// The sender's configuration, JSON.
-    pub config: &'a Arc<str>,
-    /// About which device.
-    pub device: &'a Device,
-    /// What the sender last kept for the device's account.
-    pub account_state: &'a str,
-    /// Whether the first request has a place in the sender's rate.
-    pub has_place: bool,
-}
+use crate::trial::Side;
 
 /// What a check came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,21 +24,27 @@ pub struct Checked {
     pub requests: u32,
     /// How long it took.
     pub took: Duration,
-    /// New account state, if it changed.
-    pub account_state: Option<String>,
     /// How the plugin failed, if it did: the verdict is unknown then.
     pub fault: Option<PluginFault>,
 }
 
-/// Asks a sender whether a device can send. What cannot be told is a verdict, too.
-pub async fn check(core: &Core, question: Question<'_>) -> Checked {
-    let Question { plugin, config, device, account_state, has_place } = question;
+/// Asks the sender's version of this side whether a device can send. What cannot be told is a verdict, too. `has_place`: whether
+/// the first request has a place in the sender's rate.
+///
+/// The sender is given what it last kept for the device's account on this server, as for a send, and what it changes is kept.
+pub async fn check(core: &Core, sender: &Configured, side: Side, device: &Device, has_place: bool) -> Checked {
     let began = Instant::now();
+    let plugin: &Plugin = sender.at(side);
+    let config = &sender.config;
     let inquiry = Inquiry { core, plugin, config, name: "check", timeout: "check-timeout", has_place };
-    let subject = HealthSubject { device: Arc::new(DeviceFacts::of(device)), account_state: account_state.to_owned() };
+    let account_state = core.accounts.get(plugin.digest, device);
+    let subject = HealthSubject { device: Arc::new(DeviceFacts::of(device)), account_state };
     let context = inquiry.context();
     let resume = |ctx, state: String, answer| async move { plugin.resume_health(&ctx, &state, answer).await };
     let learned = inquiry.ask(plugin.start_health(&context, subject), resume).await;
+    if let Some(state) = learned.account_state {
+        core.accounts.put(plugin.digest, device, state);
+    }
     let (verdict, fault) = match learned.end {
         Ok(verdict) => (verdict, None),
         Err(Unclear { code, detail, fault }) => {
@@ -60,5 +53,5 @@ pub async fn check(core: &Core, question: Question<'_>) -> Checked {
         }
     };
     core.metrics.health_check(&verdict);
-    Checked { verdict, requests: learned.requests, took: began.elapsed(), account_state: learned.account_state, fault }
+    Checked { verdict, requests: learned.requests, took: began.elapsed(), fault }
 }
