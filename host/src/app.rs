@@ -110,6 +110,7 @@ impl App {
             clock: clock.clone(),
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
+            accounts: Arc::default(),
             hosts: Arc::default(),
             store_trouble: Arc::default(),
         };

@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::AccountStates;
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::egress::Egress;
@@ -37,6 +38,8 @@ pub struct Core {
     pub config: Arc<Config>,
     /// What this process counts.
     pub metrics: Arc<Metrics>,
+    /// What senders keep per account.
+    pub accounts: Arc<AccountStates>,
     /// The servers that were alive at this server's last heartbeat.
     pub hosts: Arc<RwLock<Vec<HostRow>>>,
     /// Why the store took no write at this server's last heartbeat; `None` when it did.

@@ -11,6 +11,7 @@
 //!
 //! The loops never call each other: they meet through the [`store`], the [`queue`] and a wake-up.
 
+pub mod accounts;
 pub mod app;
 pub mod campaign;
 pub mod case;

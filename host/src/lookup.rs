@@ -5,17 +5,12 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use crate::campaign::{Run, RunOwner};
 use crate::core::Core;
 use crate::device::Device;
-use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
+use crate::exchange::Inquiry;
 use crate::message::{MessageRow, Reason, Recipient, Settled};
-use crate::plugins::{
-    CallContext, Content, DeviceFacts, Failure, MessageRef, Outbound, Outcome, Plugin, PluginFault, Progress,
-    RecipientFacts, Step,
-};
+use crate::plugins::{Content, DeviceFacts, Failure, MessageRef, Outbound, Outcome, Plugin, RecipientFacts};
 use crate::store::StoreError;
 use crate::workers::verdict::{Ended, Facts, Verdict};
 
@@ -131,31 +126,13 @@ fn outbound(run: &Run, message: &MessageRow, recipient: &Recipient, device: &Dev
     }
 }
 
-/// The steps of a look-up; an error says why they led nowhere.
+/// What the sender says; an error says why it cannot.
 async fn ask(core: &Core, plugin: &Plugin, config: &str, message: Outbound) -> Result<Outcome, Reason> {
-    let context = || CallContext { config: config.into(), now: core.clock.now(), random: rand::random(), timer: None };
-    let failed = |fault: PluginFault| Reason::new(fault.code(), format!("the look-up: {fault}"));
-    let deadline = Instant::now() + core.config.send_timeout();
-    let mut progress = plugin.start_lookup(&context(), message).await.map_err(failed)?;
-    for _ in 0..MAX_ROUNDS {
-        // What the sender keeps for the account stays with the workers.
-        let Progress { step, account_state: _ } = progress;
-        let (request, state) = match step {
-            Step::Done(outcome) => return Ok(outcome),
-            Step::Request { request, state } => (request, state),
-        };
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        if remaining.is_zero() {
-            return Err(Reason::new("lookup-timeout", "the look-up took longer than the send time-out"));
-        }
-        plugin.licence.requested();
-        let answer = core.egress.send(&plugin.licence, egress_request(request), remaining).await;
-        progress = plugin.resume_lookup(&context(), &state, plugin_answer(answer)).await.map_err(failed)?;
-    }
-    match progress.step {
-        Step::Done(outcome) => Ok(outcome),
-        Step::Request { .. } => {
-            Err(Reason::new("too-many-requests", "the sender asked for more than 8 requests for one look-up"))
-        }
-    }
+    let config = &config.into();
+    let inquiry = Inquiry { core, plugin, config, name: "look-up", timeout: "lookup-timeout", has_place: false };
+    let context = inquiry.context();
+    let resume = |ctx, state: String, answer| async move { plugin.resume_lookup(&ctx, &state, answer).await };
+    // What the sender keeps for the account stays with the workers.
+    let learned = inquiry.ask(plugin.start_lookup(&context, message), resume).await;
+    learned.end.map_err(|unclear| Reason::new(unclear.code, unclear.detail))
 }

@@ -14,10 +14,8 @@ mod delay;
 mod engine;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod health;
 mod instance;
 mod limits;
-mod lookup;
 mod module;
 mod receipts;
 mod record;
@@ -54,9 +52,9 @@ pub use self::registry::Registry;
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
     Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Event, EventKind, Failure,
-    HealthProgress, HealthStep, HealthSubject, HealthVerdict, HttpArrival, HttpRequest, HttpResponse, Media,
-    MessageRef, NextDelay, Outage, Outbound, Outcome, PaceFacts, Parsed, Pause, PluginBody, PluginFault, Progress,
-    RecipientFacts, RecipientProblem, Rejection, RenderJob, Scope, Step,
+    HealthSubject, HealthVerdict, HttpArrival, HttpRequest, HttpResponse, Media, MessageRef, NextDelay, Outage,
+    Outbound, Outcome, PaceFacts, Parsed, Pause, PluginBody, PluginFault, Progress, RecipientFacts, RecipientProblem,
+    Rejection, RenderJob, Round, Scope, Step,
 };
 pub use self::world::Misfit;
 

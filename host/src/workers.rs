@@ -6,7 +6,6 @@
 //!      └── finish (queue) ◀── turn (one transaction per group) ─────────┘
 //! ```
 
-pub mod accounts;
 pub mod attempt;
 pub mod breakers;
 pub mod claim;
@@ -82,14 +81,8 @@ impl Pool {
     /// A pool without workers; [`Pool::set_share`] lets it have some, [`Pool::run`] starts it.
     pub fn new(core: Core, fleet: Arc<Fleet>, egress: Egress, metrics: Arc<Metrics>, processor: Arc<Requests>) -> Self {
         let low_water = core.config.window / 2;
-        let sending = Sending {
-            core: core.clone(),
-            fleet,
-            leases: Arc::default(),
-            egress,
-            accounts: accounts::AccountStates::default(),
-            shadows: Shadows::new(core.clone()),
-        };
+        let sending =
+            Sending { core: core.clone(), fleet, leases: Arc::default(), egress, shadows: Shadows::new(core.clone()) };
         Self {
             breakers: Breakers::new(core.clone()),
             sending,

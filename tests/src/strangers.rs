@@ -14,7 +14,7 @@ use carillon::id::VersionNo;
 use carillon::plugin::PluginKind;
 use carillon::plugins::{
     Answer, CallContext, Content, DeviceFacts, HttpResponse, MessageRef, Outbound, Outcome, PaceFacts, Plugin,
-    PluginBody, PluginFault, PluginHost, PluginLimits, Progress, RecipientFacts, RenderJob, Step,
+    PluginBody, PluginFault, PluginHost, PluginLimits, Progress, RecipientFacts, RenderJob, Round, Step,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -197,7 +197,7 @@ fn checked(progress: Option<Progress>) {
     let Some(progress) = progress else { return };
     assert!(progress.account_state.is_none_or(|state| state.len() <= 16 << 10));
     match progress.step {
-        Step::Request { request, state } => {
+        Step::Request(Round { request, state }) => {
             assert!(request.timeout_ms.is_finite() && request.timeout_ms >= 0.0 && state.len() <= 16 << 10);
             assert!(request.url.len() <= 8 << 10 && request.headers.len() <= 64);
         }

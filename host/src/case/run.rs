@@ -11,8 +11,8 @@ use super::{AnswerCase, Call, Case, ContentCase};
 use crate::egress::Egress;
 use crate::exchange::{MAX_ROUNDS, egress_request, plugin_answer};
 use crate::plugins::{
-    Acceptance, Answer, Event, EventKind, Failure, HealthProgress, HealthStep, HealthVerdict, HttpRequest, Outcome,
-    Plugin, PluginBody, PluginFault, Progress, RecipientProblem, Scope, Step,
+    Acceptance, Answer, Event, EventKind, Failure, HealthVerdict, HttpRequest, Outcome, Plugin, PluginBody,
+    PluginFault, Progress, RecipientProblem, Round, Scope, Step,
 };
 
 /// What a case came to. Instructions are not counted: the engine limits a call by its time.
@@ -175,38 +175,6 @@ fn event_json(event: Event) -> Value {
     value
 }
 
-/// How far a send, a look-up or a check has come.
-struct Moved {
-    next: Next,
-    account_state: Option<String>,
-}
-
-/// What is next of it.
-enum Next {
-    Request { request: HttpRequest, state: String },
-    Done(Value),
-}
-
-impl From<Progress> for Moved {
-    fn from(progress: Progress) -> Self {
-        let next = match progress.step {
-            Step::Request { request, state } => Next::Request { request, state },
-            Step::Done(outcome) => Next::Done(outcome_json(outcome)),
-        };
-        Self { next, account_state: progress.account_state }
-    }
-}
-
-impl From<HealthProgress> for Moved {
-    fn from(progress: HealthProgress) -> Self {
-        let next = match progress.step {
-            HealthStep::Request { request, state } => Next::Request { request, state },
-            HealthStep::Done(verdict) => Next::Done(verdict_json(&verdict)),
-        };
-        Self { next, account_state: progress.account_state }
-    }
-}
-
 async fn send(
     plugin: &Plugin,
     case: &Case,
@@ -215,7 +183,7 @@ async fn send(
     ran: &mut Ran,
 ) -> Result<Value, PluginFault> {
     let mut answers = case.answers.iter();
-    let mut moved = if call.resumes() {
+    let mut progress = if call.resumes() {
         let given = answers.next().ok_or_else(|| PluginFault::InvalidInput("there is no answer".to_owned()))?;
         resume(plugin, call, case, &case.send_state, given, ran).await?
     } else {
@@ -223,13 +191,13 @@ async fn send(
     };
     let deadline = Instant::now() + net.map_or(Duration::ZERO, |net| net.timeout);
     for round in 0..=MAX_ROUNDS {
-        let Moved { next, account_state } = moved;
+        let Progress { step, account_state } = progress;
         if account_state.is_some() {
             ran.account_state = account_state;
         }
-        let (request, state) = match next {
-            Next::Done(result) => return Ok(result),
-            Next::Request { request, state } => (request, state),
+        let (request, state) = match step {
+            Step::Done(result) => return Ok(result),
+            Step::Request(Round { request, state }) => (request, state),
         };
         if round == MAX_ROUNDS {
             break;
@@ -252,17 +220,21 @@ async fn send(
         };
         exchange.answer = Some(given.clone());
         ran.requests.push(exchange);
-        moved = resume(plugin, call, case, &state, &given, ran).await?;
+        progress = resume(plugin, call, case, &state, &given, ran).await?;
     }
     Err(PluginFault::Output(format!("the sender asked for more than {MAX_ROUNDS} requests for one message")))
 }
 
-async fn start(plugin: &Plugin, call: Call, case: &Case, ran: &mut Ran) -> Result<Moved, PluginFault> {
+async fn start(plugin: &Plugin, call: Call, case: &Case, ran: &mut Ran) -> Result<Progress<Value>, PluginFault> {
     let context = case.context();
     Ok(match call {
-        Call::Lookup => timed(ran, "lookup-start", plugin.start_lookup(&context, case.outbound())).await?.into(),
-        Call::Health => timed(ran, "health-start", plugin.start_health(&context, case.subject())).await?.into(),
-        _ => timed(ran, "start", plugin.start(&context, case.outbound())).await?.into(),
+        Call::Lookup => {
+            timed(ran, "lookup-start", plugin.start_lookup(&context, case.outbound())).await?.map(outcome_json)
+        }
+        Call::Health => {
+            timed(ran, "health-start", plugin.start_health(&context, case.subject())).await?.map(verdict_json)
+        }
+        _ => timed(ran, "start", plugin.start(&context, case.outbound())).await?.map(outcome_json),
     })
 }
 
@@ -273,22 +245,22 @@ async fn resume(
     state: &str,
     given: &AnswerCase,
     ran: &mut Ran,
-) -> Result<Moved, PluginFault> {
+) -> Result<Progress<Value>, PluginFault> {
     let context = case.context_of(given);
     let answer = given.answer().map_err(PluginFault::InvalidInput)?;
     Ok(match call {
         Call::Lookup | Call::LookupResume => {
-            timed(ran, "lookup-resume", plugin.resume_lookup(&context, state, answer)).await?.into()
+            timed(ran, "lookup-resume", plugin.resume_lookup(&context, state, answer)).await?.map(outcome_json)
         }
         Call::Health | Call::HealthResume => {
-            timed(ran, "health-resume", plugin.resume_health(&context, state, answer)).await?.into()
+            timed(ran, "health-resume", plugin.resume_health(&context, state, answer)).await?.map(verdict_json)
         }
-        _ => timed(ran, "resume", plugin.resume(&context, state, answer)).await?.into(),
+        _ => timed(ran, "resume", plugin.resume(&context, state, answer)).await?.map(outcome_json),
     })
 }
 
 /// A verdict as JSON: its name in the WIT, and what it says.
-fn verdict_json(verdict: &HealthVerdict) -> Value {
+fn verdict_json(verdict: HealthVerdict) -> Value {
     let mut value = json!({"verdict": verdict.as_str()});
     if let Some(fields) = value.as_object_mut() {
         if let Some(Failure { code, detail, attributes }) = verdict.reason() {
@@ -296,7 +268,7 @@ fn verdict_json(verdict: &HealthVerdict) -> Value {
             fields.insert("detail".to_owned(), json!(detail));
             fields.insert("attributes".to_owned(), json!(attributes));
         }
-        if let HealthVerdict::Down(outage) = verdict {
+        if let HealthVerdict::Down(outage) = &verdict {
             fields.insert("retry_ms".to_owned(), json!(outage.retry_ms));
         }
     }

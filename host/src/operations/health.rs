@@ -9,7 +9,7 @@ use crate::campaign::PluginUse;
 use crate::core::Core;
 use crate::device::Device;
 use crate::fleet::configured;
-use crate::health::{Question, check};
+use crate::health::check;
 use crate::id::{CampaignId, DeviceId};
 
 use super::{Actor, OpError, Result, campaigns, done};
@@ -56,7 +56,8 @@ pub struct CheckReason {
     pub detail: String,
 }
 
-/// Asks a device's provider whether it can send. Nothing follows from it: who waits goes on waiting.
+/// Asks a device's provider whether it can send. Nothing follows from it: who waits goes on waiting. Where the workers are another
+/// server's, the sender has kept nothing for the device's account here, and begins afresh.
 ///
 /// # Errors
 /// [`OpError::NotFound`], [`OpError::Invalid`] when there is no such campaign, [`OpError::Conflict`] when there is no sender that
@@ -67,14 +68,14 @@ pub async fn check_device(core: &Core, actor: &Actor, id: &DeviceId, request: Ch
     let sender = configured(&core.plugins, &used).ok_or_else(|| {
         OpError::Conflict(format!("the sender plugin {} is not there or cannot be loaded", used.plugin))
     })?;
-    let plugin = sender.at(sender.side(device.no));
+    let side = sender.side(device.no);
+    let plugin = sender.at(side);
     let info = &plugin.info;
     if !plugin.checks_health() {
         let why = format!("the sender {} {} cannot tell whether a device can send", info.name, info.version);
         return Err(OpError::Conflict(why));
     }
-    let question = Question { plugin, config: &sender.config, device: &device, account_state: "", has_place: false };
-    let checked = check(core, question).await;
+    let checked = check(core, &sender, side, &device, false).await;
     done(core, actor, "device.check", id.to_string(), &[]).await?;
     Ok(DeviceCheck {
         device: id.clone(),

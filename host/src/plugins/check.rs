@@ -10,7 +10,7 @@ use super::Shared;
 use super::apart::Urgency;
 use super::instance::{self, Blueprint, DESCRIBE, Signature, Typed, interface};
 use super::schema::Schema;
-use super::types::{CallContext, PluginFault};
+use super::types::{CallContext, HealthSubject, HealthVerdict, PluginFault};
 use super::wasi::Log;
 use super::world::{self, Misfit};
 use super::{apart, module, wire};
@@ -306,8 +306,8 @@ pub(super) fn check_world(engine: &Engine, component: &Component, kind: PluginKi
             }
             let (name, _) = instance::HEALTH;
             if instance::has(component, name) {
-                export::<wire::StartHealth>(engine, component, name, "start")?;
-                export::<wire::ResumeHealth>(engine, component, name, "resume")?;
+                export::<wire::Start<HealthSubject, HealthVerdict>>(engine, component, name, "start")?;
+                export::<wire::Resume<HealthVerdict>>(engine, component, name, "resume")?;
             }
             Ok(())
         }

@@ -14,7 +14,7 @@ use super::engine::Machine;
 use super::limits::PluginLimits;
 use super::record::Turns;
 use super::stats::{Function, Stats};
-use super::types::{CallContext, PluginFault};
+use super::types::{CallContext, HealthSubject, HealthVerdict, Outbound, Outcome, PluginFault};
 use super::wasi::{Guest, Log};
 use super::wire;
 use crate::grants::Licence;
@@ -46,12 +46,31 @@ pub(super) enum Functions {
     },
     /// `lookup`, `parse` and `health` are there when the component exports their interfaces.
     Sender {
-        start: Typed<wire::Start>,
-        resume: Typed<wire::Resume>,
-        lookup: Option<(Typed<wire::Start>, Typed<wire::Resume>)>,
+        send: Talk,
+        lookup: Option<Talk>,
         parse: Option<Typed<wire::Parse>>,
-        health: Option<(Typed<wire::StartHealth>, Typed<wire::ResumeHealth>)>,
+        health: Option<Talk<HealthSubject, HealthVerdict>>,
     },
+}
+
+/// The functions of a conversation: how it begins, and how it goes on with the answer to a request.
+pub(super) struct Talk<Subject = Outbound, End = Outcome> {
+    pub start: Typed<wire::Start<Subject, End>>,
+    pub resume: Typed<wire::Resume<End>>,
+}
+
+impl Functions {
+    pub(super) fn send(&self) -> Option<&Talk> {
+        if let Self::Sender { send, .. } = self { Some(send) } else { None }
+    }
+
+    pub(super) fn lookup(&self) -> Option<&Talk> {
+        if let Self::Sender { lookup, .. } = self { lookup.as_ref() } else { None }
+    }
+
+    pub(super) fn health(&self) -> Option<&Talk<HealthSubject, HealthVerdict>> {
+        if let Self::Sender { health, .. } = self { health.as_ref() } else { None }
+    }
 }
 
 /// Where the functions are in a component: looked up once per version.
@@ -140,18 +159,20 @@ impl Blueprint {
                 variables: instance.get_typed_func(&mut store, next()?)?,
             },
             PluginKind::Sender => Functions::Sender {
-                start: instance.get_typed_func(&mut store, next()?)?,
-                resume: instance.get_typed_func(&mut store, next()?)?,
+                send: Talk {
+                    start: instance.get_typed_func(&mut store, next()?)?,
+                    resume: instance.get_typed_func(&mut store, next()?)?,
+                },
                 lookup: if self.looks_up {
                     let start = instance.get_typed_func(&mut store, next()?)?;
-                    Some((start, instance.get_typed_func(&mut store, next()?)?))
+                    Some(Talk { start, resume: instance.get_typed_func(&mut store, next()?)? })
                 } else {
                     None
                 },
                 parse: if self.parses { Some(instance.get_typed_func(&mut store, next()?)?) } else { None },
                 health: if self.checks_health {
                     let start = instance.get_typed_func(&mut store, next()?)?;
-                    Some((start, instance.get_typed_func(&mut store, next()?)?))
+                    Some(Talk { start, resume: instance.get_typed_func(&mut store, next()?)? })
                 } else {
                     None
                 },

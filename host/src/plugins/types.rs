@@ -389,19 +389,25 @@ pub enum Outcome {
     Unknown(Failure),
 }
 
-impl Outcome {
-    /// The durations in it, in milliseconds.
-    pub(super) fn durations(&self) -> impl Iterator<Item = f64> {
+/// What a conversation with a sender can end with.
+pub(super) trait Ending: Lift + 'static {
+    /// The time to wait that it names, in milliseconds.
+    fn wait_ms(&self) -> Option<f64>;
+
+    /// Cuts its texts to what is kept and shown.
+    fn trim(&mut self);
+}
+
+impl Ending for Outcome {
+    fn wait_ms(&self) -> Option<f64> {
         match self {
             Self::RetryAfter(pause) => Some(pause.delay_ms),
             Self::DeviceDown(outage) => outage.retry_ms,
             _ => None,
         }
-        .into_iter()
     }
 
-    /// Cuts its texts to what the store keeps, and drops what would only cost memory.
-    pub(super) fn trim(&mut self) {
+    fn trim(&mut self) {
         match self {
             Self::Accepted(acceptance) | Self::Delivered(acceptance) => truncate(&mut acceptance.provider_id, 256),
             Self::RetryAfter(Pause { reason, .. })
@@ -416,18 +422,26 @@ impl Outcome {
     }
 }
 
-/// What the host shall do next.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Step {
+/// A request and what to remember until its answer comes.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift)]
+#[component(record)]
+pub struct Round {
+    /// The request.
+    pub request: HttpRequest,
+    /// Given back to `resume`.
+    pub state: String,
+}
+
+/// What the host shall do next; a send and a look-up end with an [`Outcome`], a check of a device with a [`HealthVerdict`].
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift)]
+#[component(variant)]
+pub enum Step<End = Outcome> {
     /// Make this request and call `resume` with its answer and this state.
-    Request {
-        /// The request.
-        request: HttpRequest,
-        /// Given back to `resume`.
-        state: String,
-    },
+    #[component(name = "request")]
+    Request(Round),
     /// Nothing: this is what it came to.
-    Done(Outcome),
+    #[component(name = "done")]
+    Done(End),
 }
 
 /// A message to be sent.
@@ -447,13 +461,26 @@ pub struct Outbound {
     pub account_state: String,
 }
 
-/// How far a send has come.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
+/// How far a send has come, or a look-up, or a check of a device.
+#[derive(Debug, Clone, PartialEq, ComponentType, Lift)]
+#[component(record)]
+pub struct Progress<End = Outcome> {
     /// What is next.
-    pub step: Step,
+    pub step: Step<End>,
     /// New account state, if it changed.
+    #[component(name = "account-state")]
     pub account_state: Option<String>,
+}
+
+impl<End> Progress<End> {
+    /// The same with its end, if it has come to one, as something else.
+    pub fn map<T>(self, end: impl FnOnce(End) -> T) -> Progress<T> {
+        let step = match self.step {
+            Step::Request(round) => Step::Request(round),
+            Step::Done(done) => Step::Done(end(done)),
+        };
+        Progress { step, account_state: self.account_state }
+    }
 }
 
 /// A device that is asked about.
@@ -515,37 +542,19 @@ impl HealthVerdict {
             Self::Healthy | Self::Blocked(_) | Self::Unknown(_) => None,
         }
     }
+}
 
-    /// Cuts its texts to what is kept and shown.
-    pub(super) fn trim(&mut self) {
+impl Ending for HealthVerdict {
+    fn wait_ms(&self) -> Option<f64> {
+        self.retry_ms()
+    }
+
+    fn trim(&mut self) {
         match self {
             Self::Healthy => {}
             Self::Down(Outage { reason, .. }) | Self::Blocked(reason) | Self::Unknown(reason) => reason.trim(),
         }
     }
-}
-
-/// What the host shall do next.
-#[derive(Debug, Clone, PartialEq)]
-pub enum HealthStep {
-    /// Make this request and call `resume` with its answer and this state.
-    Request {
-        /// The request.
-        request: HttpRequest,
-        /// Given back to `resume`.
-        state: String,
-    },
-    /// Nothing: this is what it came to.
-    Done(HealthVerdict),
-}
-
-/// How far a check has come.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HealthProgress {
-    /// What is next.
-    pub step: HealthStep,
-    /// New account state, if it changed.
-    pub account_state: Option<String>,
 }
 
 /// A request that a provider made to us.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use super::types::{
-    Answer, Attributes, CallContext, Content, DeviceFacts, HealthProgress, HealthStep, HealthSubject, HealthVerdict,
-    HttpArrival, HttpRequest, Outbound, Outcome, PaceFacts, Parsed, PluginFault, Progress, RenderJob, Step,
+    Answer, Attributes, CallContext, Content, DeviceFacts, HttpArrival, Outbound, Outcome, PaceFacts, Parsed,
+    PluginFault, Progress, RenderJob,
 };
 use crate::device::LastOutcome;
 use crate::message::truncate;
@@ -144,71 +144,6 @@ pub(super) struct Next {
     pub state: String,
 }
 
-#[derive(ComponentType, Lift)]
-#[component(record)]
-pub(super) struct Round {
-    request: HttpRequest,
-    state: String,
-}
-
-#[derive(ComponentType, Lift)]
-#[component(variant)]
-pub(super) enum WireStep {
-    #[component(name = "request")]
-    Request(Round),
-    #[component(name = "done")]
-    Done(Outcome),
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-pub(super) struct WireProgress {
-    step: WireStep,
-    #[component(name = "account-state")]
-    account_state: Option<String>,
-}
-
-impl From<WireProgress> for Progress {
-    fn from(progress: WireProgress) -> Self {
-        Self {
-            step: match progress.step {
-                WireStep::Request(Round { request, state }) => Step::Request { request, state },
-                WireStep::Done(outcome) => Step::Done(outcome),
-            },
-            account_state: progress.account_state,
-        }
-    }
-}
-
-#[derive(ComponentType, Lift)]
-#[component(variant)]
-pub(super) enum WireCheckStep {
-    #[component(name = "request")]
-    Request(Round),
-    #[component(name = "done")]
-    Done(HealthVerdict),
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-pub(super) struct WireCheckProgress {
-    step: WireCheckStep,
-    #[component(name = "account-state")]
-    account_state: Option<String>,
-}
-
-impl From<WireCheckProgress> for HealthProgress {
-    fn from(progress: WireCheckProgress) -> Self {
-        Self {
-            step: match progress.step {
-                WireCheckStep::Request(Round { request, state }) => HealthStep::Request { request, state },
-                WireCheckStep::Done(verdict) => HealthStep::Done(verdict),
-            },
-            account_state: progress.account_state,
-        }
-    }
-}
-
 type Reply<T> = (Result<T, PluginError>,);
 
 /// Arguments and results of `describe.get`.
@@ -219,13 +154,9 @@ pub(super) type NextDelay = ((Context, Pace, String), Reply<Next>);
 pub(super) type Render = ((Context, Vec<RenderJob>), Reply<Vec<Result<Content, PluginError>>>);
 /// Arguments and results of `template.variables`.
 pub(super) type Variables = ((Context,), Reply<Vec<String>>);
-/// Arguments and results of `sender.start`.
-pub(super) type Start = ((Context, Arc<Outbound>), Reply<WireProgress>);
-/// Arguments and results of `health.start`.
-pub(super) type StartHealth = ((Context, Arc<HealthSubject>), Reply<WireCheckProgress>);
-/// Arguments and results of `health.resume`.
-pub(super) type ResumeHealth = ((Context, String, Arc<Answer>), Reply<WireCheckProgress>);
+/// Arguments and results of `start`: a send's and a look-up's, or a check's.
+pub(super) type Start<Subject = Outbound, End = Outcome> = ((Context, Arc<Subject>), Reply<Progress<End>>);
+/// Arguments and results of `resume`.
+pub(super) type Resume<End = Outcome> = ((Context, String, Arc<Answer>), Reply<Progress<End>>);
 /// Arguments and results of `receipts.parse`.
 pub(super) type Parse = ((Context, HttpArrival), Reply<Parsed>);
-/// Arguments and results of `sender.resume`.
-pub(super) type Resume = ((Context, String, Arc<Answer>), Reply<WireProgress>);

@@ -68,17 +68,17 @@ impl Differences {
     pub fn starts(&mut self, stable: &Result<Progress, PluginFault>, candidate: &Result<Progress, PluginFault>) {
         let Some((a, b)) = self.answered(stable, candidate) else { return };
         match (&a.step, &b.step) {
-            (Step::Request { request: a, .. }, Step::Request { request: b, .. }) => self.requests(a, b),
+            (Step::Request(a), Step::Request(b)) => self.requests(&a.request, &b.request),
             (Step::Done(a), Step::Done(b)) => {
                 let (a, b) = (outcome(a), outcome(b));
                 if a != b {
                     self.add("outcome", format!("stable {a}, candidate {b}"));
                 }
             }
-            (Step::Request { .. }, Step::Done(b)) => {
+            (Step::Request(_), Step::Done(b)) => {
                 self.add("step", format!("stable a request, candidate {}", outcome(b)));
             }
-            (Step::Done(a), Step::Request { .. }) => {
+            (Step::Done(a), Step::Request(_)) => {
                 self.add("step", format!("stable {}, candidate a request", outcome(a)));
             }
         }
@@ -196,6 +196,7 @@ fn outcome(outcome: &Outcome) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::Round;
 
     const KEY: [u8; 16] = [7; 16];
 
@@ -250,8 +251,9 @@ mod tests {
             body: PluginBody::Text(body.into()),
             timeout_ms: 1.0,
         };
-        let start =
-            |request| Ok(Progress { step: Step::Request { request, state: String::new() }, account_state: None });
+        let start = |request| {
+            Ok(Progress { step: Step::Request(Round { request, state: String::new() }), account_state: None })
+        };
         let (a, b) = (start(request("http://a/", "+1")), start(request("http://b/", "+1555")));
         let fields: Vec<_> =
             found(Secrecy::Masked(KEY), |d| d.starts(&a, &b)).into_iter().map(|(field, _)| field).collect();

@@ -60,6 +60,7 @@ impl Dashboard {
             clock,
             config: Arc::new(Config { data: data.path().to_owned(), ..Config::default() }),
             metrics: Arc::new(Metrics::new()),
+            accounts: Arc::default(),
             hosts: Arc::default(),
             store_trouble: Arc::default(),
         };

@@ -14,11 +14,10 @@ use crate::id::MessageId;
 use crate::message::{Reason, Work};
 use crate::plugins::{
     Answer, CallContext, CallTimer, Content, DeviceFacts, MessageRef, Outbound, Plugin, PluginFault, Progress,
-    RecipientFacts, RenderJob, Step,
+    RecipientFacts, RenderJob, Round, Step,
 };
 use crate::trial::{Side, Sides, Trial};
 use crate::trials;
-use crate::workers::accounts::AccountStates;
 use crate::workers::leases::{Lease, Leases};
 use crate::workers::shadow::Shadows;
 use crate::workers::verdict::Ended;
@@ -61,8 +60,6 @@ pub struct Sending {
     pub leases: Arc<Leases>,
     /// The way out.
     pub egress: Egress,
-    /// What senders keep per account.
-    pub accounts: AccountStates,
     /// Calls of versions that are only compared.
     pub shadows: Shadows,
 }
@@ -104,16 +101,15 @@ impl Sending {
         };
         *text_length = u32::try_from(content.text.chars().count()).unwrap_or(u32::MAX);
 
-        let account = attempt.device.spec.account.as_deref().unwrap_or(device.spec.id.as_str());
         let outbound = Outbound { message, recipient, content, device: facts, account_state: String::new() };
         let deadline = Instant::now() + self.core.config.send_timeout();
         let tried = sides.sender == Side::Candidate;
         // What the stable version would go on with.
         let spare = tried.then(|| outbound.clone());
         let side = &mut sides.sender;
-        let mut progress = match self.start(attempt, *side, account, outbound).await {
+        let mut progress = match self.start(attempt, *side, outbound).await {
             Ok(progress) => progress,
-            Err(fault) => match self.start_again(attempt, side, account, spare.clone(), fault).await {
+            Err(fault) => match self.start_again(attempt, side, spare.clone(), fault).await {
                 Ok(progress) => progress,
                 Err(fault) => return Ended::FaultBefore("sender", fault),
             },
@@ -123,11 +119,11 @@ impl Sending {
         for round in 0..=MAX_ROUNDS {
             let Progress { step, account_state } = progress;
             if let Some(state) = account_state {
-                self.accounts.put(attempt.sender.at(*side).digest, account, state);
+                self.core.accounts.put(attempt.sender.at(*side).digest, device, state);
             }
             let (request, state) = match step {
                 Step::Done(outcome) => return Ended::Outcome(outcome),
-                Step::Request { request, state } => (request, state),
+                Step::Request(Round { request, state }) => (request, state),
             };
             if round == MAX_ROUNDS {
                 break;
@@ -157,7 +153,7 @@ impl Sending {
                     }
                     return Ended::FaultAfter(fault);
                 }
-                Err(fault) => match self.start_again(attempt, side, account, spare.clone(), fault).await {
+                Err(fault) => match self.start_again(attempt, side, spare.clone(), fault).await {
                     Ok(progress) => progress,
                     Err(fault) => return Ended::FaultBefore("sender", fault),
                 },
@@ -205,16 +201,10 @@ impl Sending {
     }
 
     /// What a sender wants done first, by the version of this side.
-    async fn start(
-        &self,
-        attempt: &Attempt,
-        side: Side,
-        account: &str,
-        mut outbound: Outbound,
-    ) -> Result<Progress, PluginFault> {
+    async fn start(&self, attempt: &Attempt, side: Side, mut outbound: Outbound) -> Result<Progress, PluginFault> {
         let sender = &attempt.sender;
         let (plugin, context) = (sender.at(side), self.context(sender));
-        outbound.account_state = self.accounts.get(plugin.digest, account);
+        outbound.account_state = self.core.accounts.get(plugin.digest, &attempt.device);
         let Some(trial) = &sender.trial else { return plugin.start(&context, outbound).await };
         let shadow = trial.is_sampled().then(|| outbound.clone());
         let (timed, timer) = timed(&context);
@@ -234,13 +224,12 @@ impl Sending {
         &self,
         attempt: &Attempt,
         side: &mut Side,
-        account: &str,
         spare: Option<Outbound>,
         fault: PluginFault,
     ) -> Result<Progress, PluginFault> {
         let (Some(trial), Some(outbound)) = (attempt.sender.to_blame(*side), spare) else { return Err(fault) };
         *side = Side::Fallback;
-        let again = self.start(attempt, *side, account, outbound).await;
+        let again = self.start(attempt, *side, outbound).await;
         self.blame(attempt, trial, &fault, again.as_ref().err());
         side.after(&fault, again)
     }

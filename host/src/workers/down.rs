@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::fleet::Configured;
-use crate::health::{Question, check};
+use crate::health::check;
 use crate::id::MessageId;
 use crate::plugins::HealthVerdict;
 use crate::trial::Side;
@@ -28,20 +28,8 @@ impl Session {
         sender: &Configured,
         side: Side,
     ) -> Option<Duration> {
-        let (core, plugin) = (&pool.core, sender.at(side));
-        let account = self.device.spec.account.as_deref().unwrap_or(self.device.spec.id.as_str());
-        let account_state = pool.sending.accounts.get(plugin.digest, account);
-        let question = Question {
-            plugin,
-            config: &sender.config,
-            device: &self.device,
-            account_state: &account_state,
-            has_place: true,
-        };
-        let checked = check(core, question).await;
-        if let Some(state) = checked.account_state {
-            pool.sending.accounts.put(plugin.digest, account, state);
-        }
+        let core = &pool.core;
+        let checked = check(core, sender, side, &self.device, true).await;
         if let (Some(fault), Some(trial)) = (&checked.fault, sender.to_blame(side)) {
             note_fault(core, trial, message, &self.device, fault, None);
         }

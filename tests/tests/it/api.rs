@@ -130,6 +130,7 @@ impl Api {
             clock,
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
+            accounts: Arc::default(),
             hosts: Arc::default(),
             store_trouble: Arc::default(),
         };

@@ -40,6 +40,7 @@ impl Bed {
             clock,
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
+            accounts: Arc::default(),
             hosts: Arc::default(),
             store_trouble: Arc::default(),
         };

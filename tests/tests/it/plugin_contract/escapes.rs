@@ -136,8 +136,8 @@ async fn a_schema_that_refers_to_itself_ends() {
 async fn asked(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> EgressRequest {
     let plugin = load(&host(), guests::asking(method, url, headers, body)).await;
     match plugin.start(&ctx("{}"), outbound()).await.unwrap().step {
-        Step::Request { request, .. } => {
-            let HttpRequest { method, url, headers, body, timeout_ms } = request;
+        Step::Request(round) => {
+            let HttpRequest { method, url, headers, body, timeout_ms } = round.request;
             let PluginBody::Text(body) = body else { panic!("{body:?}") };
             EgressRequest {
                 method,

@@ -4,7 +4,7 @@ use carillon::device::LastOutcome;
 use carillon::plugin::PluginKind;
 use carillon::plugins::{
     Answer, CallContext, Content, FIRST_PARTY, HttpResponse, Outcome, PaceFacts, PluginBody, PluginFault, RenderJob,
-    Scope, Step,
+    Round, Scope, Step,
 };
 use serde_json::{Value, json};
 
@@ -202,7 +202,7 @@ async fn simulate(config: &str, random: u32) -> (Value, Outcome) {
     let plugin = first_party("simulator").await;
     plugin.check_config(config).unwrap();
     let ctx = CallContext { random, ..ctx(config) };
-    let Step::Request { request, state } = plugin.start(&ctx, outbound()).await.unwrap().step else { panic!() };
+    let Step::Request(Round { request, state }) = plugin.start(&ctx, outbound()).await.unwrap().step else { panic!() };
     assert_eq!(request.url, "simulator://send");
     let PluginBody::Text(body) = request.body else { panic!() };
     let body: Value = serde_json::from_str(&body).unwrap();
@@ -244,7 +244,7 @@ async fn the_simulator_keeps_to_its_shares_over_many_sends() {
     let mut counts = [0; 3];
     for n in 0..2000u32 {
         let ctx = CallContext { random: n.wrapping_mul(2_654_435_761), now: NOW, config: config.into(), timer: None };
-        let Step::Request { request, .. } = plugin.start(&ctx, outbound()).await.unwrap().step else { panic!() };
+        let Step::Request(Round { request, .. }) = plugin.start(&ctx, outbound()).await.unwrap().step else { panic!() };
         let PluginBody::Text(body) = request.body else { panic!() };
         let slot = if body.contains("500") { 1 } else { usize::from(body.contains("unanswered")) * 2 };
         counts[slot] += 1;

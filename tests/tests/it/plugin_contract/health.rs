@@ -1,8 +1,7 @@
 //! Whether a device can send: what `webhook`, `simulator` and senders that mean harm make of being asked.
 
 use carillon::plugins::{
-    Answer, CallContext, HealthStep, HealthSubject, HealthVerdict, HttpRequest, HttpResponse, Plugin, PluginBody,
-    PluginFault,
+    Answer, CallContext, HealthSubject, HealthVerdict, HttpRequest, HttpResponse, Plugin, PluginBody, PluginFault, Step,
 };
 use carillon_tests::guests;
 use serde_json::json;
@@ -15,15 +14,15 @@ fn subject() -> HealthSubject {
 
 async fn asked(plugin: &Plugin, ctx: &CallContext) -> HttpRequest {
     match plugin.start_health(ctx, subject()).await.unwrap().step {
-        HealthStep::Request { request, .. } => request,
-        HealthStep::Done(verdict) => panic!("{verdict:?}"),
+        Step::Request(round) => round.request,
+        Step::Done(verdict) => panic!("{verdict:?}"),
     }
 }
 
 async fn told(plugin: &Plugin, ctx: &CallContext, answer: Answer) -> HealthVerdict {
     match plugin.resume_health(ctx, "", answer).await.unwrap().step {
-        HealthStep::Done(verdict) => verdict,
-        HealthStep::Request { .. } => panic!("a check makes one request"),
+        Step::Done(verdict) => verdict,
+        Step::Request(_) => panic!("a check makes one request"),
     }
 }
 
@@ -68,7 +67,7 @@ async fn without_a_check_nothing_is_asked() {
     let plugin = first_party("webhook").await;
     let url = "https://api.example.com/send";
     let step = plugin.start_health(&ctx(json!({ "url": url }).to_string()), subject()).await.unwrap().step;
-    assert!(matches!(step, HealthStep::Done(HealthVerdict::Unknown(why)) if why.code == "no-health"));
+    assert!(matches!(step, Step::Done(HealthVerdict::Unknown(why)) if why.code == "no-health"));
     let wrong = json!({ "url": url, "health": { "url": "https://x/", "outcomes": [{ "status": [404], "outcome": "accepted" }] } });
     assert!(plugin.check_config(&wrong.to_string()).is_err(), "an outcome of a send");
     let wrong = json!({ "url": url, "health": { "url": "https://x/{{ device" } }).to_string();
@@ -108,7 +107,7 @@ async fn a_check_that_means_harm_has_its_limits() {
         );
     }
     let modest = load(&host(), guests::checking("modest", &guests::down("1500"), "unreachable")).await;
-    let HealthStep::Done(verdict) = modest.start_health(&ctx("{}"), subject()).await.unwrap().step else { panic!() };
+    let Step::Done(verdict) = modest.start_health(&ctx("{}"), subject()).await.unwrap().step else { panic!() };
     assert_eq!((verdict.as_str(), verdict.retry_ms()), ("down", Some(1500.0)));
     assert!(modest.resume_health(&ctx("{}"), "", Answer::NotSent("x".into())).await.is_err());
     let stats = modest.stats();

@@ -12,7 +12,7 @@ use carillon::device::LastOutcome;
 use carillon::plugin::PluginKind;
 use carillon::plugins::{
     Answer, CallContext, Content, DeviceFacts, HttpResponse, Outbound, Outcome, PaceFacts, Plugin, PluginBody,
-    PluginFault, PluginHost, PluginLimits, RecipientFacts, RenderJob, Step,
+    PluginFault, PluginHost, PluginLimits, RecipientFacts, RenderJob, Round, Step,
 };
 use carillon_tests::guests;
 use carillon_tests::server::{Server, Setup};
@@ -187,7 +187,7 @@ async fn template(plugin: &Plugin, ctx: &CallContext, case: &Value, what: &str) 
 async fn sender(plugin: &Plugin, ctx: &CallContext, case: &Value, what: &str) {
     if let Some(expected) = case.get("request") {
         let step = plugin.start(ctx, outgoing(plugin, &case["message"], what)).await.unwrap().step;
-        let Step::Request { request, .. } = step else { panic!("{what}: {step:?}") };
+        let Step::Request(Round { request, .. }) = step else { panic!("{what}: {step:?}") };
         let PluginBody::Text(body) = &request.body else { panic!("{what}: {request:?}") };
         let asked = json!({
             "method": request.method, "url": request.url, "headers": request.headers,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use carillon::egress::{Egress, EgressPolicy, Secret};
 use carillon::exchange::{egress_request, plugin_answer};
 use carillon::plugins::{
-    DeviceFacts, HealthStep, HealthSubject, HttpRequest, Media, Outbound, Outcome, Plugin, PluginFault, Progress,
-    RecipientProblem, Scope, Step,
+    DeviceFacts, HealthSubject, HttpRequest, Media, Outbound, Outcome, Plugin, PluginFault, Progress, RecipientProblem,
+    Round, Scope, Step,
 };
 use carillon_tests::standin::{Asked, Says, StandIn};
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ impl Bed {
             let Progress { step, .. } = progress;
             let (request, state) = match step {
                 Step::Done(outcome) => return Ok(outcome),
-                Step::Request { request, state } => (request, state),
+                Step::Request(Round { request, state }) => (request, state),
             };
             progress = self.plugin.resume(&ctx, &state, self.exchanged(request).await).await?;
         }
@@ -66,10 +66,10 @@ impl Bed {
     async fn look_up(&self) -> Outcome {
         let ctx = ctx(self.config.to_string());
         let Progress { step, .. } = self.plugin.start_lookup(&ctx, self.message()).await.unwrap();
-        let Step::Request { request, state } = step else { panic!("{step:?}") };
+        let Step::Request(Round { request, state }) = step else { panic!("{step:?}") };
         match self.plugin.resume_lookup(&ctx, &state, self.exchanged(request).await).await.unwrap().step {
             Step::Done(outcome) => outcome,
-            Step::Request { .. } => panic!("a look-up makes one request"),
+            Step::Request(_) => panic!("a look-up makes one request"),
         }
     }
 
@@ -79,9 +79,9 @@ impl Bed {
         let ctx = ctx(self.config.to_string());
         let subject = HealthSubject { device: self.message().device, account_state: String::new() };
         let step = self.plugin.start_health(&ctx, subject).await.unwrap().step;
-        let HealthStep::Request { request, state } = step else { panic!("{step:?}") };
+        let Step::Request(Round { request, state }) = step else { panic!("{step:?}") };
         let step = self.plugin.resume_health(&ctx, &state, self.exchanged(request).await).await.unwrap().step;
-        let HealthStep::Done(verdict) = step else { panic!("{step:?}") };
+        let Step::Done(verdict) = step else { panic!("{step:?}") };
         let wait = verdict.retry_ms().map(|ms| format!(" {ms}")).unwrap_or_default();
         let why = verdict.reason().map(|reason| format!(" {}", reason.code)).unwrap_or_default();
         let mut asked = self.provider.take_asked();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use carillon::plugins::{
     Answer, HttpRequest, HttpResponse, Outbound, Outcome, Plugin, PluginBody, PluginFault, RecipientFacts,
-    RecipientProblem, Scope, Step,
+    RecipientProblem, Round, Scope, Step,
 };
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ const URL: &str = "https://api.example.com/send";
 async fn start(plugin: &Plugin, config: &Value) -> Result<HttpRequest, PluginFault> {
     plugin.check_config(&config.to_string()).unwrap();
     match plugin.start(&ctx(config.to_string()), outbound()).await?.step {
-        Step::Request { request, .. } => Ok(request),
+        Step::Request(round) => Ok(round.request),
         Step::Done(outcome) => panic!("{outcome:?}"),
     }
 }
@@ -37,7 +37,7 @@ impl Asked {
     async fn answer(&self, answer: Answer) -> Outcome {
         match self.plugin.resume(&ctx(self.config.to_string()), "", answer).await.unwrap().step {
             Step::Done(outcome) => outcome,
-            Step::Request { .. } => panic!("webhook makes one request"),
+            Step::Request(_) => panic!("webhook makes one request"),
         }
     }
 
@@ -161,7 +161,8 @@ async fn no_value_brings_a_placeholder_along() {
     let config = json!({ "url": "https://api.example.com/bot{{secret:BOT}}/{{ to }}?t={{ text }}",
         "headers": { "X-Key": "{% if attempt > 9 %}{{secret:A}}{% endif %}{% if attempt < 9 %}{{secret:B}}{% endif %}" },
         "body": "{\"t\": \"{{ text }}\"}" });
-    let Step::Request { request, .. } = plugin.start(&ctx(config.to_string()), message()).await.unwrap().step else {
+    let Step::Request(Round { request, .. }) = plugin.start(&ctx(config.to_string()), message()).await.unwrap().step
+    else {
         panic!()
     };
     let encoded = "%7B%7Bsecret%3AKEY%7D%7D";
@@ -267,13 +268,13 @@ async fn a_look_up_asks_as_it_is_told() {
     plugin.check_config(&config.to_string()).unwrap();
     let ctx = ctx(config.to_string());
     let step = plugin.start_lookup(&ctx, outbound()).await.unwrap().step;
-    let Step::Request { request, state } = step else { panic!("{step:?}") };
+    let Step::Request(Round { request, state }) = step else { panic!("{step:?}") };
     assert_eq!((request.method.as_str(), text_or_empty(&request.body)), ("GET", ""));
     assert_eq!(request.url, "https://api.example.com/messages/1000000000000000001?to=%2B39055123");
     assert_eq!(request.headers, [("Authorization".into(), "Bearer {{secret:KEY}}".into())], "those of a send");
     let answered = async |answer: Answer| match plugin.resume_lookup(&ctx, &state, answer).await.unwrap().step {
         Step::Done(outcome) => outcome,
-        Step::Request { .. } => panic!("webhook makes one request"),
+        Step::Request(_) => panic!("webhook makes one request"),
     };
     let status = async |status: u32, body: &str| {
         answered(Answer::Response(HttpResponse { status, headers: Vec::new(), body: PluginBody::Text(body.into()) }))

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use crate::device::Device;
 use crate::id::Digest;
 
 /// Accounts remembered at most; beyond that the cache starts anew, which a sender must survive anyway.
@@ -11,24 +12,25 @@ const MAX_ACCOUNTS: usize = 10_000;
 /// The longest state, in bytes; a longer one is not kept.
 const MAX_STATE: usize = 16 * 1024;
 
-/// States by plugin version and account: another version starts afresh, another plugin never sees them.
+/// States by plugin version and account, which a device without one is by itself: another version starts afresh, another plugin
+/// never sees them.
 #[derive(Default)]
 pub struct AccountStates {
     states: Mutex<HashMap<(Digest, String), String>>,
 }
 
 impl AccountStates {
-    /// What the version last kept for the account; empty when nothing.
-    pub fn get(&self, plugin: Digest, account: &str) -> String {
+    /// What the version last kept for the device's account; empty when nothing.
+    pub fn get(&self, plugin: Digest, device: &Device) -> String {
         let states = self.states.lock();
         if states.is_empty() {
             return String::new();
         }
-        states.get(&(plugin, account.to_owned())).cloned().unwrap_or_default()
+        states.get(&(plugin, account(device).to_owned())).cloned().unwrap_or_default()
     }
 
-    /// Keeps a state.
-    pub fn put(&self, plugin: Digest, account: &str, state: String) {
+    /// Keeps a state for the device's account.
+    pub fn put(&self, plugin: Digest, device: &Device, state: String) {
         if state.len() > MAX_STATE {
             return;
         }
@@ -36,6 +38,10 @@ impl AccountStates {
         if states.len() >= MAX_ACCOUNTS {
             states.clear();
         }
-        states.insert((plugin, account.to_owned()), state);
+        states.insert((plugin, account(device).to_owned()), state);
     }
+}
+
+fn account(device: &Device) -> &str {
+    device.spec.account.as_deref().unwrap_or(device.spec.id.as_str())
 }
