@@ -1,5 +1,6 @@
 //! A provider that takes messages and drops the connection: nobody knows what became of them, until it is asked.
 
+use carillon_tests::guests;
 use carillon_tests::sink::Cut;
 
 use super::*;
@@ -72,4 +73,23 @@ async fn what_nobody_knows_is_looked_up_and_sent_again_only_if_it_was_not() {
     let history: Vec<&str> =
         message["attempts"].as_array().expect("attempts").iter().filter_map(|a| a["outcome"].as_str()).collect();
     assert!(history.starts_with(&["unknown", "resolved-retry"]), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_without_end_for_one_message_end_its_attempt() {
+    let sink = Sink::start().await;
+    let world = World::embedded(&sink).await;
+    let again = guests::asking_again("again", "POST", "simulator:", &[], r#"{"answer":{"status":200}}"#);
+    world.upload(again, "?activate=true&grant=asked").await;
+    world.add_devices(1).await;
+    world.add_audience("customers", 2).await;
+    let mut spec = at_most_once(&sink, "again", json!({}));
+    spec["sender"] = json!({"plugin": "again", "config": {}});
+    let id = world.launch(&spec).await;
+    let done = world.completed(&id).await;
+    assert_eq!(done["counts"]["unknown"], json!(2), "requests have left: nobody knows what they did. {done}");
+    let inbox = world.api().get(&format!("/api/v1/messages?status=unknown&campaign={id}")).await;
+    let message = inbox["items"][0]["id"].as_str().expect("a message").to_owned();
+    let attempts = world.api().get(&format!("/api/v1/messages/{message}")).await["attempts"].clone();
+    assert_eq!(attempts[0]["code"], json!("too-many-requests"), "{attempts}");
 }
