@@ -28,12 +28,6 @@ async fn lock(db: &Backend, tx: &mut Tx, name: &str) -> Result<Option<Option<i32
     Ok(active.map(|(no,)| no))
 }
 
-/// Commits what changes which versions are used: every server loads them anew.
-async fn commit_change(db: &Backend, mut tx: Tx) -> Result<()> {
-    db.bump(&mut tx, "plugins").await?;
-    db.commit(tx).await
-}
-
 /// Makes a version the stable one; a roll-back from it goes to the step `back`.
 pub(super) async fn set_stable(
     db: &Backend,
@@ -189,7 +183,7 @@ pub(super) async fn activate_plugin(
         }
     }
     let version = plugins::version(db, &mut tx, no).await?;
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(version))
 }
 
@@ -219,7 +213,7 @@ pub(super) async fn rollback_plugin(
     )
     .await?;
     let version = plugins::version(db, &mut tx, no).await?;
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(version))
 }
 
@@ -266,7 +260,7 @@ pub(super) async fn start_rollout(
     release(db, &mut tx, no, quarantine, force).await?;
     let no = insert_rollout(db, &mut tx, name, (no, stable), spec, &By { actor, reason: "", now }).await?;
     let rollout = rollout_in(db, &mut tx, no).await?;
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(rollout))
 }
 
@@ -325,7 +319,7 @@ pub(super) async fn end_rollout(
         }
         Ending::Aborted | Ending::Passed => {}
     }
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(rollout))
 }
 
