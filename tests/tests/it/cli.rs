@@ -444,6 +444,7 @@ async fn secrets_come_from_standard_input_and_grants_from_flags() {
     for (args, input, names) in [
         (vec!["secret", "set", "KEY", "--host", "api.example.com"], "", "standard input"),
         (vec!["secret", "set", "K Y", "--host", "api.example.com"], "hush", "NAME"),
+        (vec!["secret", "set", "KEY", "hush", "--host", "api.example.com"], "", "standard input"),
         (vec!["secret", "set", "KEY", "--host", "*"], "hush", "host"),
         (vec!["secret", "delete", "NONE"], "", "no stored secret NONE"),
         (vec!["plugin", "grant", "webhook"], "", "--asked"),
