@@ -31,6 +31,9 @@ mod cases;
 #[path = "both/changes.rs"]
 mod changes;
 #[allow(clippy::duplicate_mod)]
+#[path = "both/deletion.rs"]
+mod deletion;
+#[allow(clippy::duplicate_mod)]
 #[path = "both/grants.rs"]
 mod grants;
 #[allow(clippy::duplicate_mod)]
