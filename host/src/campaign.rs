@@ -104,6 +104,13 @@ pub struct PluginUse {
     pub config: Box<RawValue>,
 }
 
+impl PluginUse {
+    /// Whether it names this version of a plugin, and so stays on it.
+    pub fn stays_on(&self, plugin: &str, version: &str) -> bool {
+        self.plugin == plugin && self.version.as_deref() == Some(version)
+    }
+}
+
 fn empty_config() -> Box<RawValue> {
     RawValue::from_string("{}".to_owned()).unwrap_or_default()
 }
@@ -483,6 +490,12 @@ pub fn check_name(field: &str, name: &str, out: &mut Vec<BadField>) {
 }
 
 impl SendPlan {
+    /// Whether one of its plugins stays on this version.
+    pub fn stays_on(&self, plugin: &str, version: &str) -> bool {
+        let uses = [Some(&self.template), Some(&self.delay.plugin_use()), self.sender.as_ref()];
+        uses.into_iter().flatten().any(|used| used.stays_on(plugin, version))
+    }
+
     /// Adds every problem that can be seen without looking anything up.
     pub fn problems(&self, out: &mut Vec<BadField>) {
         match (&self.devices.tag, &self.devices.ids) {
@@ -517,6 +530,22 @@ impl SendPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plan_stays_on_the_versions_that_it_names() {
+        let mut spec: CampaignSpec = serde_json::from_str(
+            r#"{"name":"autumn","audience":"customers","devices":{"tag":"eu"},"template":{"plugin":"jinja"},
+                "delay":{"plugin":"uniform","version":"1.0.0"}}"#,
+        )
+        .unwrap();
+        let stays_on = |spec: &CampaignSpec, plugin| SendPlan::from(spec).stays_on(plugin, "1.0.0");
+        assert!(stays_on(&spec, "uniform") && !SendPlan::from(&spec).stays_on("uniform", "1.0.1"));
+        assert!(!stays_on(&spec, "jinja"), "it follows the active one");
+        spec.template.version = Some("1.0.0".to_owned());
+        assert!(stays_on(&spec, "jinja") && !stays_on(&spec, "webhook"));
+        spec.sender = Some(PluginUse { plugin: "webhook".to_owned(), ..spec.template.clone() });
+        assert!(stays_on(&spec, "webhook"));
+    }
 
     #[test]
     fn the_issue_example_parses_and_unknown_fields_do_not() {

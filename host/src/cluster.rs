@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::SystemClock;
 use crate::config::Role;
-use crate::core::{Alarm, Core};
+use crate::core::{Alarm, Core, StoreTrouble};
 use crate::fleet::Fleet;
 use crate::operations::secrets;
 use crate::queue::{QueueError, Wake};
@@ -49,11 +49,18 @@ impl Cluster {
         let mut alarm = Alarm::new(&*self.core.queue, &[Wake::Changed], stop);
         let pause = Duration::from_millis(self.core.config.heartbeat_ms);
         let mut seen = Seen::default();
+        // The first one was taken a moment ago.
+        let mut alive_until = self.core.clock.monotonic() + self.core.config.alive();
         loop {
             self.note_workers();
+            let began = self.core.clock.monotonic();
             let beat = self.beat(&mut seen).await;
             let refused = beat.as_ref().err().and_then(|error| error.downcast_ref::<StoreError>());
-            *self.core.store_trouble.write() = refused.map(StoreError::told);
+            if refused.is_none() {
+                alive_until = began + self.core.config.alive();
+            }
+            let trouble = refused.map(|error| StoreTrouble { told: error.told(), alive_until });
+            *self.core.store_trouble.write() = trouble;
             if let Err(error) = beat {
                 tracing::warn!(error = format!("{error:#}"), "the heartbeat failed; trying again");
             }

@@ -42,8 +42,17 @@ pub struct Core {
     pub accounts: Arc<AccountStates>,
     /// The servers that were alive at this server's last heartbeat.
     pub hosts: Arc<RwLock<Vec<HostRow>>>,
-    /// Why the store took no write at this server's last heartbeat; `None` when it did.
-    pub store_trouble: Arc<RwLock<Option<&'static str>>>,
+    /// That the store refused this server's last heartbeat; `None` when it took it.
+    pub store_trouble: Arc<RwLock<Option<StoreTrouble>>>,
+}
+
+/// A store that refuses a server's heartbeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreTrouble {
+    /// Why, for those who may not see the error.
+    pub told: &'static str,
+    /// Until when the other servers count this one as alive, by the last heartbeat that was taken; on the monotonic clock.
+    pub alive_until: Duration,
 }
 
 impl Core {

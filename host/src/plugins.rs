@@ -48,7 +48,7 @@ pub use self::apart::{CompileLimits, CompilerTask, SUBCOMMAND, Urgency, compile_
 pub use self::check::{Inspected, Refusal};
 pub use self::limits::PluginLimits;
 pub use self::record::{Input, Recorded, Recorder};
-pub use self::registry::Registry;
+pub use self::registry::{Registry, is_first_party};
 pub use self::stats::{CallStats, FunctionStats};
 pub use self::types::{
     Acceptance, Answer, Attributes, CallContext, CallTimer, Content, DeviceFacts, Event, EventKind, Failure,
@@ -223,6 +223,18 @@ impl PluginHost {
             shared.plugin(no, kind, digest, info, licence, &component).ok()
         });
         loaded.await.ok().flatten()
+    }
+
+    /// Takes the compiled code of a component from the cache: nobody will load it again.
+    async fn forget(&self, digest: Digest) {
+        let shared = Arc::clone(&self.0);
+        let forgotten = tokio::task::spawn_blocking(move || {
+            if let Some(cache) = &shared.cache {
+                cache.forget(&digest);
+            }
+        });
+        // A file that is left is in nobody's way.
+        let _ = forgotten.await;
     }
 }
 

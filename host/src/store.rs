@@ -562,6 +562,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `Conflict` when the name and version are taken by other bytes, or the name by another kind.
     async fn put_plugin(&self, new: &NewPluginVersion, activate: bool, now: Time) -> Result<Stored>;
+    /// Deletes a version that nothing uses; `false` when there is none. What names it by its number (messages, rollouts, cases,
+    /// the history) goes on to show it, and its name and version may be stored again, under another number.
+    ///
+    /// # Errors
+    /// `Conflict`, with what to do first, while it is active or tried, a roll-back would go back to it, a message is being sent
+    /// with it, or a campaign that has not ended, a sequence or a device names it.
+    async fn delete_version(&self, name: &str, version: &str, now: Time) -> Result<bool>;
     /// Makes a version the active one of its name, and ends the rollout that is running; `None` when there is no such version.
     ///
     /// # Errors
@@ -581,9 +588,9 @@ pub trait Store: Send + Sync + 'static {
     async fn rollback_plugin(&self, name: &str, actor: &str, reason: &str, now: Time) -> Result<Option<PluginVersion>>;
     /// The last changes of a plugin's active version, newest first.
     async fn plugin_history(&self, name: &str, limit: u32) -> Result<Vec<StableRow>>;
-    /// Every version of every plugin: by name, newest first.
+    /// Every version of every plugin that was not deleted: by name, newest first.
     async fn plugins(&self) -> Result<Vec<PluginVersion>>;
-    /// The bytes of a version.
+    /// The bytes of a version that was not deleted.
     async fn plugin_bytes(&self, no: VersionNo) -> Result<Option<Bytes>>;
     /// Keeps a call. Of those that failed and of those that were sampled, the newest `keep` of a version stay each.
     async fn put_case(&self, new: &NewCase, keep: u32) -> Result<()>;

@@ -1,5 +1,5 @@
-//! `carillon plugin`: a plugin to begin with; what an upload checks, before the upload; a call with a case; the upload; and which
-//! version is used.
+//! `carillon plugin`: a plugin to begin with; what an upload checks, before the upload; a call with a case; the upload; which
+//! version is used; and the deletion of one that is not.
 
 mod cases;
 mod grants;
@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::bad_input;
 use super::client::Server;
 use crate::case::sample::{Warning, self_check, timing};
+use crate::device::is_word;
 use crate::plugins::{Inspected, Plugin, PluginHost, PluginLimits, Refusal};
 
 /// What to do with a plugin.
@@ -47,13 +48,15 @@ pub enum Command {
     /// Grant a sender hosts, methods and secrets, and any plugin memory and time, in place of what was granted before.
     Grant(grants::Grant),
     /// Build, check, upload and activate whenever the sources change: for a server that one develops against. Each version
-    /// that it uploads stays in the store, as every uploaded version does.
+    /// that it uploads stays in the store until `plugin delete` takes it away.
     Watch(watch::Watch),
     /// Try versions before they are trusted.
     #[command(subcommand)]
     Rollout(rollout::Command),
     /// Go back to the version that was active before.
     Rollback(rollout::Rollback),
+    /// Delete a version that nothing uses.
+    Delete(Delete),
 }
 
 /// What is checked.
@@ -84,6 +87,17 @@ pub struct Push {
     grant_asked: bool,
 }
 
+/// What is deleted.
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// The plugin.
+    name: String,
+    /// The version.
+    version: String,
+    #[command(flatten)]
+    server: Server,
+}
+
 /// Runs the command.
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -99,6 +113,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Watch(args) => watch::watch(args).await,
         Command::Rollout(command) => rollout::run(command).await,
         Command::Rollback(args) => rollout::rollback(args).await,
+        Command::Delete(args) => delete(args).await,
     }
 }
 
@@ -180,6 +195,21 @@ async fn push(args: Push) -> anyhow::Result<ExitCode> {
         api.ask("POST", &path, "application/json", Bytes::from(body)).await?;
         println!("{name} {version} is active");
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn delete(args: Delete) -> anyhow::Result<ExitCode> {
+    let Delete { name, version, server } = args;
+    // They stand in a path as they are.
+    if !is_word(&name) {
+        return Err(bad_input("NAME: give the plugin's name: 1 to 64 letters, digits, - or _"));
+    }
+    if semver::Version::parse(&version).is_err() {
+        return Err(bad_input("VERSION: give a semantic version, such as 1.2.0"));
+    }
+    let path = format!("/api/v1/plugins/{name}/versions/{version}");
+    server.api()?.ask("DELETE", &path, "application/json", Bytes::new()).await?;
+    println!("{name} {version} is deleted");
     Ok(ExitCode::SUCCESS)
 }
 

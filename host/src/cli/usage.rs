@@ -3,9 +3,12 @@
 use std::ffi::OsString;
 
 use clap::Command;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::bad_input;
+
+/// The command whose arguments may hold a secret by mistake.
+const SETS_A_SECRET: &str = "carillon secret set";
 
 /// Has commands that lack their subcommand say so, in place of printing their whole help as an error.
 pub fn without_help_as_error(command: Command) -> Command {
@@ -15,6 +18,13 @@ pub fn without_help_as_error(command: Command) -> Command {
 /// The error for these words: what is wrong with which argument, what clap proposes, and which help has the rest.
 pub fn error(program: &Command, words: &[OsString], mut error: clap::Error) -> anyhow::Error {
     let (command, path) = named(program, words);
+    // One argument too many is the secret itself, which must not come back in a text that a log keeps.
+    if error.kind() == ErrorKind::UnknownArgument && path == SETS_A_SECRET {
+        return bad_input(format!(
+            "{path}: an argument that it does not take; the secret's value is read from standard input, not from the command \
+             line; see `{path} --help`"
+        ));
+    }
     // Long, and in the help.
     error.remove(ContextKind::Usage);
     if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
@@ -123,6 +133,26 @@ mod tests {
                 assert!(!line.contains(noise), "{words:?}: {noise} in {line}");
             }
         }
+    }
+
+    #[test]
+    fn a_secret_that_was_given_as_an_argument_is_not_repeated() {
+        for given in [
+            &["swordfish"][..],
+            &["swordfish", "--host", "api.example.com"],
+            &["--host", "api.example.com", "swordfish"],
+            &["--", "-swordfish"],
+            &["--swordfish"],
+            &["--swordfish=swordfish"],
+            &["--value", "swordfish"],
+        ] {
+            let words: Vec<&str> = ["secret", "set", "KEY"].iter().chain(given).copied().collect();
+            let line = line(&words);
+            assert!(!line.contains("swordfish"), "{words:?}: {line}");
+            assert!(line.contains("standard input") && line.contains("`carillon secret set --help`"), "{line}");
+        }
+        // What is missing is still named.
+        assert!(line(&["secret", "set", "KEY"]).contains("--host"));
     }
 
     #[test]

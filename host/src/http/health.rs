@@ -28,10 +28,6 @@ pub(super) struct Part {
 }
 
 impl Part {
-    fn well() -> Self {
-        Self { ok: true, problems: Vec::new() }
-    }
-
     fn away(problem: impl Into<String>) -> Self {
         Self { ok: false, problems: vec![problem.into()] }
     }
@@ -42,7 +38,7 @@ impl Part {
 pub(super) struct Readiness {
     /// Whether all parts can be used.
     pub ready: bool,
-    /// The store: it answers, it took the last heartbeat, and its migrations are done.
+    /// The store: it answers, it has not refused heartbeats for as long as `--lease-ms`, and its migrations are done.
     pub store: Part,
     /// The queue.
     pub queue: Part,
@@ -69,13 +65,16 @@ pub(super) async fn readyz(State(core): State<Core>) -> Response {
 }
 
 async fn store(core: &Core) -> Part {
-    // Reading says nothing about writing: a disk may be full.
-    if let Some(trouble) = *core.store_trouble.read() {
-        return Part::away(trouble);
+    // Reading says nothing about writing: a disk may be full. But one heartbeat that failed is repeated in a moment, and costs
+    // nothing until the other servers count this one as dead; until then it is no reason to take a server out, the less so as
+    // the others have the same store.
+    let trouble = *core.store_trouble.read();
+    if let Some(trouble) = trouble.filter(|trouble| core.clock.monotonic() > trouble.alive_until) {
+        return Part::away(trouble.told);
     }
     // Not its clock: an embedded store tells the time without looking at the database.
     match tokio::time::timeout(ANSWERS_IN, core.store.revisions()).await {
-        Ok(Ok(_)) => Part::well(),
+        Ok(Ok(_)) => Part { ok: true, problems: trouble.map(|trouble| trouble.told.to_owned()).into_iter().collect() },
         Ok(Err(error)) => Part::away(error.to_string()),
         Err(_) => Part::away("the store does not answer"),
     }

@@ -1,4 +1,4 @@
-//! `/plugins`.
+//! `/plugins`, and `/plugins/{name}/versions/{version}`.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -19,13 +19,17 @@ use crate::plugin::PluginKind;
 use crate::rollout::{Mode, Quarantine};
 use crate::store::PluginVersion;
 
-use super::body::{self, Id, Json, Query};
+use super::body::{self, Id, Json, Pair, Query};
 use super::page::Listing;
 use super::problem::Problem;
 use super::rollouts::RolloutView;
 
 pub(super) fn routes() -> OpenApiRouter<Core> {
-    OpenApiRouter::new().routes(routes!(upload, list)).routes(routes!(show)).routes(routes!(activate))
+    OpenApiRouter::new()
+        .routes(routes!(upload, list))
+        .routes(routes!(show))
+        .routes(routes!(activate))
+        .routes(routes!(delete))
 }
 
 /// A version of a plugin.
@@ -245,4 +249,19 @@ async fn activate(
     let version = rollouts::activate(&core, &actor, &name, &version, how).await?;
     let warnings = grants::warnings_of(&core, &version).await?;
     Ok(Json(Activated { version: version.into(), warnings }))
+}
+
+/// Delete a version that nothing uses, on every server within a second. Messages, rollouts and kept calls go on to name it; its name
+/// and version may be uploaded again.
+#[utoipa::path(delete, path = "/plugins/{name}/versions/{version}", tag = "plugins",
+    security(("token" = ["plugins:write"])),
+    params(("name" = String, Path, description = "The plugin's name"),
+        ("version" = String, Path, description = "Its semantic version")),
+    responses(
+        (status = 204, description = "It is deleted."),
+        (status = 409, description = "It is in use; `detail` says by what, and what to do first.", body = Problem, content_type = "application/problem+json"),
+    ))]
+async fn delete(State(core): State<Core>, actor: Actor, Pair(name, version): Pair) -> Result<StatusCode, Problem> {
+    plugins::delete(&core, &actor, &name, &version).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -1,4 +1,4 @@
-//! Plugins: uploaded and listed.
+//! Plugins: uploaded, listed and deleted.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use crate::campaign::BadField;
 use crate::case::sample::{Warning, self_check};
 use crate::core::Core;
 use crate::plugin::PluginInfo;
-use crate::plugins::{Inspected, Refusal};
+use crate::plugins::{Inspected, Refusal, is_first_party};
 use crate::queue::Wake;
 use crate::store::{NewPluginVersion, PluginVersion, Stored};
 
@@ -146,6 +146,27 @@ pub async fn versions(core: &Core, name: &str) -> Result<Vec<PluginVersion>> {
     let mut found = list(core).await?;
     found.retain(|v| v.name == name);
     if found.is_empty() { Err(OpError::not_found("plugin", name)) } else { Ok(found) }
+}
+
+/// Deletes a version that nothing uses: on every server within a second. Messages that were begun with it end with it.
+///
+/// # Errors
+/// [`OpError::NotFound`] when there is no such version, [`OpError::Conflict`] with what uses it and what to do first.
+pub async fn delete(core: &Core, actor: &Actor, name: &str, version: &str) -> Result<()> {
+    let missing = || OpError::not_found("plugin", format!("{name} {version}"));
+    let found = list(core).await?.into_iter().find(|v| v.name == name && v.version == version).ok_or_else(missing)?;
+    if is_first_party(found.digest) {
+        return Err(OpError::Conflict(format!(
+            "{name} {version} cannot be deleted: it comes with this program, which would store it again at its next start"
+        )));
+    }
+    if !core.store.delete_version(name, version, core.clock.now()).await? {
+        return Err(missing());
+    }
+    reload(core).await;
+    // The digest is what messages show of it.
+    let subject = format!("{name} {version}, sha256 {}", found.digest);
+    done(core, actor, "plugin.delete", subject, &[Wake::Changed]).await
 }
 
 #[cfg(test)]

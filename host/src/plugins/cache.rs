@@ -98,6 +98,11 @@ impl CodeCache {
         Ok(())
     }
 
+    /// Removes the code of a component, where there is any.
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.remove(&self.path(digest));
+    }
+
     fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(format!("{}-{digest}.cwasm", self.engine))
     }
@@ -192,6 +197,11 @@ mod tests {
         fs::write(cache.path(&digest), code).unwrap();
         assert!(cache.load(&engine, &digest).is_none());
         assert!(!cache.path(&digest).exists());
+
+        cache.keep_component(&digest, &Component::new(&engine, bytes).unwrap());
+        cache.forget(&digest);
+        cache.forget(&digest);
+        assert!(!cache.path(&digest).exists() && !seal_path(&cache.path(&digest)).exists());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use wasmtime::{Engine, Trap};
 
 use super::Shared;
 use super::apart::Urgency;
-use super::instance::{self, Blueprint, DESCRIBE, Signature, Typed, interface};
+use super::instance::{self, Blueprint, DESCRIBE, Interface, Signature, Typed, interface};
 use super::schema::Schema;
 use super::types::{CallContext, HealthSubject, HealthVerdict, PluginFault};
 use super::wasi::Log;
@@ -116,6 +116,23 @@ impl Refusal {
 const BUILD_HINT: &str = "Build against carillon:plugin@1.0.0 (wit/plugin.wit) for one of the worlds delay-strategy, \
                           message-template or device-sender.";
 
+/// Capabilities that promise an interface, with what a description says by naming one, and the worlds of senders that have it.
+const PROMISES: [(&str, Interface, &str, &str); 3] = [
+    ("lookup", instance::LOOKUP, "can look messages up", "the world device-sender-lookup"),
+    (
+        "receipts",
+        instance::RECEIPTS,
+        "understands its provider's webhooks",
+        "the world device-sender-receipts or full-sender",
+    ),
+    (
+        "health",
+        instance::HEALTH,
+        "can tell whether a device can send",
+        "one of the worlds device-sender-health, device-sender-lookup-health, device-sender-receipts-health or full-sender-health",
+    ),
+];
+
 /// Refuses what does not begin as WebAssembly does.
 pub(super) fn recognise(bytes: &[u8]) -> Result<(), Refusal> {
     match bytes.get(..8) {
@@ -175,30 +192,14 @@ pub(super) fn inspect(shared: &Shared, bytes: &[u8], urgency: Urgency) -> Result
     let instantiate_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let info = describe(shared, &component, &log, &ctx)?;
     check_info(&info, kind)?;
-    let (lookup, _) = instance::LOOKUP;
-    if info.can("lookup") && !(kind == PluginKind::Sender && instance::has(&component, lookup)) {
-        let detail = format!(
-            "describe says that the plugin can look messages up, but it does not export {lookup}: build a sender for the world \
-             device-sender-lookup, or leave the capability out."
-        );
-        return Err(Refusal::new("missing-export", detail));
-    }
-    let (receipts, _) = instance::RECEIPTS;
-    if info.can("receipts") && !(kind == PluginKind::Sender && instance::has(&component, receipts)) {
-        let detail = format!(
-            "describe says that the plugin understands its provider's webhooks, but it does not export {receipts}: build a sender \
-             for the world device-sender-receipts or full-sender, or leave the capability out."
-        );
-        return Err(Refusal::new("missing-export", detail));
-    }
-    let (health, _) = instance::HEALTH;
-    if info.can("health") && !(kind == PluginKind::Sender && instance::has(&component, health)) {
-        let detail = format!(
-            "describe says that the plugin can tell whether a device can send, but it does not export {health}: build a sender for \
-             one of the worlds device-sender-health, device-sender-lookup-health, device-sender-receipts-health or \
-             full-sender-health, or leave the capability out."
-        );
-        return Err(Refusal::new("missing-export", detail));
+    for (capability, (interface, _), says, worlds) in PROMISES {
+        if info.can(capability) && !(kind == PluginKind::Sender && instance::has(&component, interface)) {
+            let detail = format!(
+                "describe says that the plugin {says}, but it does not export {interface}: build a sender for {worlds}, or leave \
+                 the capability out."
+            );
+            return Err(Refusal::new("missing-export", detail));
+        }
     }
     let (size, log) = (bytes.len() as u64, log.lines());
     Ok((Inspected { kind, info, imports, digest, size, compile_ms, instantiate_us, log }, component))

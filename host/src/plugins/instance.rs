@@ -73,15 +73,14 @@ impl Functions {
     }
 }
 
-/// Where the functions are in a component: looked up once per version.
-#[derive(Clone)]
-struct Exports(Vec<ComponentExportIndex>);
+/// The name of an interface, and its functions.
+pub(super) type Interface = (&'static str, &'static [&'static str]);
 
 /// The interface that every plugin has.
 pub(super) const DESCRIBE: &str = "carillon:plugin/describe@1.0.0";
 
-/// The interface of a kind and its functions.
-pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'static str]) {
+/// The interface of a kind.
+pub(super) const fn interface(kind: PluginKind) -> Interface {
     match kind {
         PluginKind::Delay => ("carillon:plugin/delay@1.0.0", &["next-delay"]),
         PluginKind::Template => ("carillon:plugin/template@1.0.0", &["render", "variables"]),
@@ -89,10 +88,10 @@ pub(super) const fn interface(kind: PluginKind) -> (&'static str, &'static [&'st
     }
 }
 
-/// The interfaces that a sender may have besides its own, and their functions.
-pub(super) const LOOKUP: (&str, &[&str]) = ("carillon:plugin/lookup@1.0.0", &["start", "resume"]);
-pub(super) const RECEIPTS: (&str, &[&str]) = ("carillon:plugin/receipts@1.0.0", &["parse"]);
-pub(super) const HEALTH: (&str, &[&str]) = ("carillon:plugin/health@1.0.0", &["start", "resume"]);
+/// The interfaces that a sender may have besides its own.
+pub(super) const LOOKUP: Interface = ("carillon:plugin/lookup@1.0.0", &["start", "resume"]);
+pub(super) const RECEIPTS: Interface = ("carillon:plugin/receipts@1.0.0", &["parse"]);
+pub(super) const HEALTH: Interface = ("carillon:plugin/health@1.0.0", &["start", "resume"]);
 
 /// Whether a component exports an interface.
 pub(super) fn has(component: &Component, interface: &str) -> bool {
@@ -110,33 +109,34 @@ pub(super) struct Instance {
 #[derive(Clone)]
 pub(super) struct Blueprint {
     pre: InstancePre<Guest>,
-    exports: Exports,
+    /// Where the functions are in the component, each with its interface: looked up once per version.
+    exports: Vec<(&'static str, ComponentExportIndex)>,
     kind: PluginKind,
-    looks_up: bool,
-    parses: bool,
-    checks_health: bool,
 }
 
 impl Blueprint {
     /// Prepares a component of this kind; fails when the linker or the component lacks something.
     pub(super) fn new(linker: &Linker<Guest>, component: &Component, kind: PluginKind) -> wasmtime::Result<Self> {
         let pre = linker.instantiate_pre(component)?;
-        let optional = |interface: (&'static str, _)| {
-            (kind == PluginKind::Sender && has(component, interface.0)).then_some(interface)
-        };
-        let (lookup, receipts, health) = (optional(LOOKUP), optional(RECEIPTS), optional(HEALTH));
+        let optional = [LOOKUP, RECEIPTS, HEALTH]
+            .into_iter()
+            .filter(|(interface, _)| kind == PluginKind::Sender && has(component, interface));
         let mut exports = Vec::new();
-        for (name, functions) in [Some(interface(kind)), lookup, receipts, health].into_iter().flatten() {
+        for (name, functions) in std::iter::once(interface(kind)).chain(optional) {
             for function in functions {
                 let index = component
                     .get_export_index(None, name)
                     .and_then(|interface| component.get_export_index(Some(&interface), function))
                     .ok_or_else(|| wasmtime::format_err!("{name} has no function {function}"))?;
-                exports.push(index);
+                exports.push((name, index));
             }
         }
-        let (looks_up, parses, checks_health) = (lookup.is_some(), receipts.is_some(), health.is_some());
-        Ok(Self { pre, exports: Exports(exports), kind, looks_up, parses, checks_health })
+        Ok(Self { pre, exports, kind })
+    }
+
+    /// Whether the functions of an interface were found.
+    fn offers(&self, (interface, _): Interface) -> bool {
+        self.exports.iter().any(|(name, _)| *name == interface)
     }
 
     /// Makes an instance; the store's deadline begins now.
@@ -150,7 +150,7 @@ impl Blueprint {
         let mut store = store(&self.pre, limits, log, ctx);
         store.data_mut().limiter.set(memory_bytes);
         let instance = self.pre.instantiate(&mut store)?;
-        let mut exports = self.exports.0.iter();
+        let mut exports = self.exports.iter().map(|(_, index)| index);
         let mut next = || exports.next().ok_or_else(|| wasmtime::format_err!("a function is missing"));
         let functions = match self.kind {
             PluginKind::Delay => Functions::Delay { next_delay: instance.get_typed_func(&mut store, next()?)? },
@@ -163,14 +163,14 @@ impl Blueprint {
                     start: instance.get_typed_func(&mut store, next()?)?,
                     resume: instance.get_typed_func(&mut store, next()?)?,
                 },
-                lookup: if self.looks_up {
+                lookup: if self.offers(LOOKUP) {
                     let start = instance.get_typed_func(&mut store, next()?)?;
                     Some(Talk { start, resume: instance.get_typed_func(&mut store, next()?)? })
                 } else {
                     None
                 },
-                parse: if self.parses { Some(instance.get_typed_func(&mut store, next()?)?) } else { None },
-                health: if self.checks_health {
+                parse: if self.offers(RECEIPTS) { Some(instance.get_typed_func(&mut store, next()?)?) } else { None },
+                health: if self.offers(HEALTH) {
                     let start = instance.get_typed_func(&mut store, next()?)?;
                     Some(Talk { start, resume: instance.get_typed_func(&mut store, next()?)? })
                 } else {
@@ -324,17 +324,17 @@ impl Pool {
 
     /// Whether the version has the functions of `lookup`.
     pub(super) fn has_lookup(&self) -> bool {
-        self.blueprint.looks_up
+        self.blueprint.offers(LOOKUP)
     }
 
     /// Whether the version has the function of `receipts`.
     pub(super) fn has_receipts(&self) -> bool {
-        self.blueprint.parses
+        self.blueprint.offers(RECEIPTS)
     }
 
     /// Whether the version has the functions of `health`.
     pub(super) fn has_health(&self) -> bool {
-        self.blueprint.checks_health
+        self.blueprint.offers(HEALTH)
     }
 
     /// Whether a call may run on the caller's thread.

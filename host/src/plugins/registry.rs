@@ -135,7 +135,8 @@ impl Registry {
     }
 
     /// Takes over what the store has. Active versions come first and are in use before the others are loaded, which a campaign may
-    /// have pinned. A version that does not load is logged and left out; if it is an active one, the one before stays.
+    /// have pinned. A version that does not load is logged and left out; if it is an active one, the one before stays. One that
+    /// was deleted is there no more, nor is its compiled code; who has it goes on with it.
     ///
     /// # Errors
     /// When the store cannot be read; what was there stays.
@@ -144,6 +145,7 @@ impl Registry {
         let running = store.running_rollouts().await?;
         let stored = store.plugins().await?;
         self.licence_all(&stored, &store.grants().await?);
+        let digests: HashSet<Digest> = stored.iter().map(|version| version.digest).collect();
         let before = self.snapshot();
         let webhooks = store.webhooks(None).await?;
         let mut next =
@@ -178,6 +180,9 @@ impl Registry {
             }
         }
         self.swap(next);
+        for plugin in before.by_no.values().filter(|plugin| !digests.contains(&plugin.digest)) {
+            self.host.forget(plugin.digest).await;
+        }
         let running = self.trials();
         let is_over = |trial: &&Arc<Trial>| !running.iter().any(|t| t.rollout.no == trial.rollout.no);
         let trials = before.by_name.values().filter_map(|versions| versions.trial.as_ref());
@@ -342,6 +347,11 @@ impl Snapshot {
             versions.trial = Some(Arc::new(Trial::new(rollout, candidate, stable, known, now)));
         }
     }
+}
+
+/// Whether a component comes with the program, which stores it at each start.
+pub fn is_first_party(digest: Digest) -> bool {
+    FIRST_PARTY.iter().any(|(_, bytes)| Digest::of(bytes) == digest)
 }
 
 fn is_older(version: &str, than: &str) -> bool {

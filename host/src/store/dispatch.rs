@@ -2,8 +2,8 @@
 //! method of [`super::Store`].
 
 /// Implements [`super::Store`] for a backend by the functions of the same names in the modules that are in scope: `hosts`,
-/// `tokens`, `devices`, `audiences`, `plugins`, `grants`, `secrets`, `rollouts`, `cases`, `campaigns`, `runs`, `messages`,
-/// `reading`, `webhooks`, `receipts`, `retention`, `unknown`, `consent` and `sequences`. The methods about the store itself are
+/// `tokens`, `devices`, `audiences`, `plugins`, `deletion`, `grants`, `secrets`, `rollouts`, `cases`, `campaigns`, `runs`,
+/// `messages`, `reading`, `webhooks`, `receipts`, `retention`, `unknown`, `consent` and `sequences`. The methods about the store itself are
 /// the backend's own.
 macro_rules! store_by_subject {
     ($backend:ty) => {
@@ -162,6 +162,9 @@ macro_rules! store_by_subject {
             }
             async fn put_plugin(&self, new: &NewPluginVersion, activate: bool, now: Time) -> Result<Stored> {
                 self.noted(plugins::put_plugin(self, new, activate, now).await)
+            }
+            async fn delete_version(&self, name: &str, version: &str, now: Time) -> Result<bool> {
+                self.noted(deletion::delete_version(self, name, version, now).await)
             }
             async fn activate_plugin(
                 &self,

@@ -16,6 +16,7 @@ const POSTGRES: &[File] = &[
     (6, "plugin_cases", include_str!("../../../migrations/postgres/0006_plugin_cases.sql")),
     (7, "grants", include_str!("../../../migrations/postgres/0007_grants.sql")),
     (8, "receipts", include_str!("../../../migrations/postgres/0008_receipts.sql")),
+    (9, "deleted_versions", include_str!("../../../migrations/postgres/0009_deleted_versions.sql")),
 ];
 const SQLITE: &[File] = &[
     (1, "schema", include_str!("../../../migrations/sqlite/0001_schema.sql")),
@@ -26,6 +27,7 @@ const SQLITE: &[File] = &[
     (6, "plugin_cases", include_str!("../../../migrations/sqlite/0006_plugin_cases.sql")),
     (7, "grants", include_str!("../../../migrations/sqlite/0007_grants.sql")),
     (8, "receipts", include_str!("../../../migrations/sqlite/0008_receipts.sql")),
+    (9, "deleted_versions", include_str!("../../../migrations/sqlite/0009_deleted_versions.sql")),
 ];
 
 /// The tables of PostgreSQL.

@@ -31,6 +31,12 @@ mod waiting;
 #[path = "both/cases.rs"]
 mod cases;
 #[allow(clippy::duplicate_mod)]
+#[path = "both/changes.rs"]
+mod changes;
+#[allow(clippy::duplicate_mod)]
+#[path = "both/deletion.rs"]
+mod deletion;
+#[allow(clippy::duplicate_mod)]
 #[path = "both/grants.rs"]
 mod grants;
 #[allow(clippy::duplicate_mod)]
@@ -211,12 +217,6 @@ impl Sqlite {
     async fn commit(&self, tx: Tx) -> Result<()> {
         self.count_statement();
         Ok(tx.commit().await?)
-    }
-
-    /// Adds one to a change counter.
-    async fn bump(&self, tx: &mut Tx, topic: &'static str) -> Result<()> {
-        self.sql("UPDATE revisions SET n = n + 1 WHERE topic = $1").bind(topic).execute(&mut **tx).await?;
-        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ mod rollouts;
 mod tls;
 mod trials;
 mod unknown;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -415,8 +415,33 @@ async fn what_is_saved_is_built_and_active_soon_after() {
         active.starts_with("1.0.0-dev.") && active != first
     })
     .await;
+    let second = active().await;
+    std::fs::write(folder.path().join("third.wasm"), guests::delay("watched", "(drop (i32.const 2)) unreachable"))
+        .expect("written");
+    std::fs::write(folder.path().join("source"), "third.wasm").expect("written");
+    eventually("the third is active", patience, || async {
+        let active = active().await;
+        active.starts_with("1.0.0-dev.") && active != first && active != second
+    })
+    .await;
     watch.kill().expect("it runs");
     watch.wait().expect("it ends");
+
+    // What a roll-back goes back to stays, what was before that can go.
+    let url = format!("http://127.0.0.1:{}", server.setup.port);
+    let delete = |version: &str| {
+        let mut command = carillon();
+        command.args(["plugin", "delete", "watched", version, "--url", &url]);
+        run(command.args(["--token", carillon_tests::server::TOKEN]))
+    };
+    let (code, stdout, stderr) = delete(&first);
+    assert_eq!((code, stdout), (Some(0), format!("watched {first} is deleted\n")), "{stderr}");
+    for (version, why) in [(&first, "there is no plugin watched"), (&second, "promote or abort it first")] {
+        let (code, stdout, stderr) = delete(version);
+        assert!(code == Some(2) && stderr.contains(why), "{version}: {stdout}{stderr}");
+    }
+    let (code, _, stderr) = delete("the-first");
+    assert!(code == Some(2) && stderr.contains("VERSION"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,6 +469,7 @@ async fn secrets_come_from_standard_input_and_grants_from_flags() {
     for (args, input, names) in [
         (vec!["secret", "set", "KEY", "--host", "api.example.com"], "", "standard input"),
         (vec!["secret", "set", "K Y", "--host", "api.example.com"], "hush", "NAME"),
+        (vec!["secret", "set", "KEY", "hush", "--host", "api.example.com"], "", "standard input"),
         (vec!["secret", "set", "KEY", "--host", "*"], "hush", "host"),
         (vec!["secret", "delete", "NONE"], "", "no stored secret NONE"),
         (vec!["plugin", "grant", "webhook"], "", "--asked"),

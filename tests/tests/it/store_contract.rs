@@ -3,6 +3,7 @@
 mod audiences;
 mod campaigns;
 mod consent;
+mod deletion;
 mod devices;
 mod housekeeping;
 mod messages;

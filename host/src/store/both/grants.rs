@@ -29,9 +29,8 @@ pub(super) async fn grant(
         .rows_affected()
         > 0;
     if written {
-        db.bump(&mut tx, "plugins").await?;
+        db.commit_change(tx, "plugins").await?;
     }
-    db.commit(tx).await?;
     Ok(written)
 }
 

@@ -23,15 +23,9 @@ pub(super) struct By<'a> {
 }
 
 /// What is stable, and whether there is such a plugin, which nobody else changes until the transaction ends.
-async fn lock(db: &Backend, tx: &mut Tx, name: &str) -> Result<Option<Option<i32>>> {
+pub(super) async fn lock(db: &Backend, tx: &mut Tx, name: &str) -> Result<Option<Option<i32>>> {
     let active: Option<(Option<i32>,)> = db.rows(LOCKED_PLUGIN).bind(name).fetch_optional(&mut **tx).await?;
     Ok(active.map(|(no,)| no))
-}
-
-/// Commits what changes which versions are used: every server loads them anew.
-async fn commit_change(db: &Backend, mut tx: Tx) -> Result<()> {
-    db.bump(&mut tx, "plugins").await?;
-    db.commit(tx).await
 }
 
 /// Makes a version the stable one; a roll-back from it goes to the step `back`.
@@ -66,14 +60,15 @@ pub(super) async fn last_step(db: &Backend, tx: &mut Tx, name: &str) -> Result<O
     Ok(last)
 }
 
-/// Makes the version stable that was so before the current one, if there is one that is not in quarantine.
-async fn go_back(db: &Backend, tx: &mut Tx, name: &str, by: &By<'_>) -> Result<Option<i32>> {
+/// The version that was stable before the current one, if there is one that is there and not in quarantine; and the step that
+/// a roll-back from it goes to.
+pub(super) async fn before_current(db: &Backend, tx: &mut Tx, name: &str) -> Result<Option<(i32, Option<i32>)>> {
     let mut at = last_step(db, tx, name).await?;
     let mut current = None;
     while let Some(step) = at {
         let (no, back, good): (i32, Option<i32>, bool) = db
             .rows(
-                "SELECT h.version_no, h.back, v.quarantined_at IS NULL AS good
+                "SELECT h.version_no, h.back, v.quarantined_at IS NULL AND v.deleted_at IS NULL AS good
                  FROM plugin_history h JOIN plugin_versions v ON v.no = h.version_no
                  WHERE h.name = $1 AND h.step = $2",
             )
@@ -82,13 +77,29 @@ async fn go_back(db: &Backend, tx: &mut Tx, name: &str, by: &By<'_>) -> Result<O
             .fetch_one(&mut **tx)
             .await?;
         if current.is_some_and(|current| current != no) && good {
-            set_stable(db, tx, name, no, back, by).await?;
-            return Ok(Some(no));
+            return Ok(Some((no, back)));
         }
         current = current.or(Some(no));
         at = back;
     }
     Ok(None)
+}
+
+/// Makes that version stable.
+async fn go_back(db: &Backend, tx: &mut Tx, name: &str, by: &By<'_>) -> Result<Option<i32>> {
+    let Some((no, back)) = before_current(db, tx, name).await? else { return Ok(None) };
+    set_stable(db, tx, name, no, back, by).await?;
+    Ok(Some(no))
+}
+
+/// The running rollout of a plugin.
+pub(super) async fn running(db: &Backend, tx: &mut Tx, name: &str) -> Result<Option<Rollout>> {
+    let found: Option<rows::RolloutSql> = db
+        .rows(rollout_columns!("WHERE r.name = $1 AND r.status = 'running'"))
+        .bind(name)
+        .fetch_optional(&mut **tx)
+        .await?;
+    found.map(rows::RolloutSql::read).transpose()
 }
 
 /// Ends the running rollout of a plugin, if there is one.
@@ -137,9 +148,16 @@ async fn rollout_in(db: &Backend, tx: &mut Tx, no: i32) -> Result<Rollout> {
 }
 
 /// The number of a version, and why it is in quarantine.
-async fn find(db: &Backend, tx: &mut Tx, name: &str, version: &str) -> Result<Option<(i32, Option<String>)>> {
+pub(super) async fn find(
+    db: &Backend,
+    tx: &mut Tx,
+    name: &str,
+    version: &str,
+) -> Result<Option<(i32, Option<String>)>> {
     Ok(db
-        .rows("SELECT no, quarantine_reason FROM plugin_versions WHERE name = $1 AND version = $2")
+        .rows(
+            "SELECT no, quarantine_reason FROM plugin_versions WHERE name = $1 AND version = $2 AND deleted_at IS NULL",
+        )
         .bind(name)
         .bind(version)
         .fetch_optional(&mut **tx)
@@ -189,7 +207,7 @@ pub(super) async fn activate_plugin(
         }
     }
     let version = plugins::version(db, &mut tx, no).await?;
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(version))
 }
 
@@ -219,7 +237,7 @@ pub(super) async fn rollback_plugin(
     )
     .await?;
     let version = plugins::version(db, &mut tx, no).await?;
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(version))
 }
 
@@ -254,19 +272,13 @@ pub(super) async fn start_rollout(
     if stable == no {
         return Err(StoreError::Conflict(format!("{name} {version} is the active version")));
     }
-    let running: Option<i32> = db
-        .scalar("SELECT no FROM rollouts WHERE name = $1 AND status = 'running'")
-        .bind(name)
-        .fetch_optional(&mut *tx)
-        .await?;
-    if let Some(running) = running {
-        let running = rollout_in(db, &mut tx, running).await?;
+    if let Some(running) = running(db, &mut tx, name).await? {
         return Err(StoreError::Conflict(rows::still_running(&running)));
     }
     release(db, &mut tx, no, quarantine, force).await?;
     let no = insert_rollout(db, &mut tx, name, (no, stable), spec, &By { actor, reason: "", now }).await?;
     let rollout = rollout_in(db, &mut tx, no).await?;
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(rollout))
 }
 
@@ -325,7 +337,7 @@ pub(super) async fn end_rollout(
         }
         Ending::Aborted | Ending::Passed => {}
     }
-    commit_change(db, tx).await?;
+    db.commit_change(tx, "plugins").await?;
     Ok(Some(rollout))
 }
 

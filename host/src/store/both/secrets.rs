@@ -32,8 +32,7 @@ pub(super) async fn put_secret(db: &Backend, secret: &Sealed) -> Result<bool> {
         .execute(&mut *tx)
         .await?;
     }
-    db.bump(&mut tx, "secrets").await?;
-    db.commit(tx).await?;
+    db.commit_change(tx, "secrets").await?;
     Ok(!replaced)
 }
 
@@ -60,9 +59,8 @@ pub(super) async fn reseal_secret(db: &Backend, seen: &Sealed, secret: &Sealed) 
         .rows_affected()
         > 0;
     if resealed {
-        db.bump(&mut tx, "secrets").await?;
+        db.commit_change(tx, "secrets").await?;
     }
-    db.commit(tx).await?;
     Ok(resealed)
 }
 
@@ -70,8 +68,7 @@ pub(super) async fn delete_secret(db: &Backend, name: &str) -> Result<bool> {
     let mut tx = db.begin().await?;
     let deleted = db.sql("DELETE FROM secrets WHERE name = $1").bind(name).execute(&mut *tx).await?.rows_affected() > 0;
     if deleted {
-        db.bump(&mut tx, "secrets").await?;
+        db.commit_change(tx, "secrets").await?;
     }
-    db.commit(tx).await?;
     Ok(deleted)
 }

@@ -13,8 +13,7 @@ pub(super) async fn create_webhook(db: &Backend, webhook: &Webhook, key: Digest)
         .execute(&mut *tx)
         .await?;
     // Servers learn with the plugins who is listened to.
-    db.bump(&mut tx, "plugins").await?;
-    db.commit(tx).await
+    db.commit_change(tx, "plugins").await
 }
 
 pub(super) async fn webhooks(db: &Backend, plugin: Option<&str>) -> Result<Vec<Webhook>> {
@@ -47,8 +46,7 @@ pub(super) async fn delete_webhook(db: &Backend, plugin: &str, id: WebhookId) ->
         .rows_affected()
         > 0;
     if gone {
-        db.bump(&mut tx, "plugins").await?;
+        db.commit_change(tx, "plugins").await?;
     }
-    db.commit(tx).await?;
     Ok(gone)
 }

@@ -28,7 +28,7 @@ pub(super) async fn put_plugin(lite: &Sqlite, new: &NewPluginVersion, activate: 
         return Err(StoreError::Conflict(format!("the name {} belongs to a plugin of kind {kind}", info.name)));
     }
     let known: Option<(i32, Vec<u8>)> = lite
-        .rows("SELECT no, digest FROM plugin_versions WHERE name = $1 AND version = $2")
+        .rows("SELECT no, digest FROM plugin_versions WHERE name = $1 AND version = $2 AND deleted_at IS NULL")
         .bind(&info.name)
         .bind(&info.version)
         .fetch_optional(&mut *tx)
@@ -76,7 +76,7 @@ pub(super) async fn version(lite: &Sqlite, tx: &mut Tx, no: i32) -> Result<Plugi
 }
 
 pub(super) async fn plugins(lite: &Sqlite) -> Result<Vec<PluginVersion>> {
-    lite.rows(version_columns!("ORDER BY v.name, v.no DESC"))
+    lite.rows(version_columns!("WHERE v.deleted_at IS NULL ORDER BY v.name, v.no DESC"))
         .fetch_all(&lite.readers)
         .await?
         .into_iter()
@@ -85,7 +85,10 @@ pub(super) async fn plugins(lite: &Sqlite) -> Result<Vec<PluginVersion>> {
 }
 
 pub(super) async fn plugin_bytes(lite: &Sqlite, no: VersionNo) -> Result<Option<Bytes>> {
-    let bytes: Option<Vec<u8>> =
-        lite.scalar("SELECT bytes FROM plugin_versions WHERE no = $1").bind(no.0).fetch_optional(&lite.readers).await?;
+    let bytes: Option<Vec<u8>> = lite
+        .scalar("SELECT bytes FROM plugin_versions WHERE no = $1 AND deleted_at IS NULL")
+        .bind(no.0)
+        .fetch_optional(&lite.readers)
+        .await?;
     Ok(bytes.map(Bytes::from))
 }

@@ -102,6 +102,8 @@ async fn every_changing_operation_leaves_a_row() {
     by.json("POST /suppressions", "", json!([{"address": "+1555004"}]), "suppression.add").await;
     by.json("DELETE /suppressions", "", json!([{"address": "+1555004"}]), "suppression.remove").await;
     by.change("POST /plugins", "", "application/wasm", NEXT_JINJA, "plugin.upload").await;
+    by.json("DELETE /plugins/{name}/versions/{version}", "jinja", none.clone(), "plugin.delete").await;
+    by.change("POST /plugins", "", "application/wasm", NEXT_JINJA, "plugin.upload").await;
     let case = json!({"config": {"text": "Hi {{ name }}"}});
     by.json("POST /plugins/{name}/versions/{version}/try", "jinja", case, "plugin.try").await;
     by.json("POST /plugins/{name}/activate", "jinja", json!({"version": "1.1.0"}), "plugin.activate").await;

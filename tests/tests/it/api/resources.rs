@@ -1,7 +1,9 @@
 //! Each resource when all is well.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use carillon::core::StoreTrouble;
 use carillon::plugins::FIRST_PARTY;
 use carillon::store::Heartbeat;
 use serde_json::{Value, json};
@@ -254,8 +256,7 @@ async fn the_pages_that_watch_a_server() {
         roles: "api,workers".into(),
         active_workers: 7,
     };
-    let hosts =
-        api.core.store.heartbeat(&beat, api.core.clock.now(), std::time::Duration::from_secs(10)).await.unwrap();
+    let hosts = api.core.store.heartbeat(&beat, api.core.clock.now(), Duration::from_secs(10)).await.unwrap();
     *api.core.hosts.write() = hosts;
     let stats = api.get("/stats").await;
     assert_eq!(
@@ -281,12 +282,18 @@ async fn the_pages_that_watch_a_server() {
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert_eq!(answer.header("x-request-id").map(str::len), Some(36));
 
-    // Reading goes on while nothing can be written.
-    *api.core.store_trouble.write() = Some("the store's disk is full");
-    let full = api.send("GET", "/readyz", &[], "").await.expect_not_ready();
-    assert_eq!(full["store"], json!({"ok": false, "problems": ["the store's disk is full"]}));
+    // Reading goes on while nothing can be written. That is told at once, and counts when the other servers count this one as
+    // dead.
+    let full = |alive_until| Some(StoreTrouble { told: "the store's disk is full", alive_until });
+    *api.core.store_trouble.write() = full(Duration::MAX);
+    let ready = api.send("GET", "/readyz", &[], "").await.expect(200);
+    assert_eq!(ready["store"], json!({"ok": true, "problems": ["the store's disk is full"]}));
+    *api.core.store_trouble.write() = full(Duration::ZERO);
+    let away = api.send("GET", "/readyz", &[], "").await.expect_not_ready();
+    assert_eq!(away["store"], json!({"ok": false, "problems": ["the store's disk is full"]}));
     *api.core.store_trouble.write() = None;
-    api.send("GET", "/readyz", &[], "").await.expect(200);
+    let ready = api.send("GET", "/readyz", &[], "").await.expect(200);
+    assert_eq!(ready["store"], json!({"ok": true}));
 
     api.core.store.close().await;
     let away = api.send("GET", "/readyz", &[], "").await.expect_not_ready();
