@@ -224,14 +224,15 @@ async fn a_roll_back_is_one_call_while_campaigns_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shadow_lists_differences_and_sends_nothing() {
-    let (sink, other) = (Sink::start().await, Sink::start().await);
+    let sink = Sink::start().await;
     let world = World::cluster(&sink).await;
     let messages = 1_500;
     world.add_devices(30).await;
     world.add_audience("customers", messages).await;
     world.greet("1.1.0", &guests::crashing_once_in(20)).await;
-    let elsewhere = guests::asking_once("webhook", "9.0.0", "POST", &other.url(), "{}");
-    world.upload(elsewhere, "").await;
+    // To the same sink, which writes down whatever is posted to it: a request to another place would be refused if it were made.
+    let shadow_url = format!("{}/shadow", sink.url());
+    world.upload(guests::asking_once("webhook", "9.0.0", "POST", &shadow_url, "{}"), "").await;
     let id = world.launch(&greeting(&sink, 50)).await;
     eventually("it sends", PATIENCE, || async { sink.count() > 100 }).await;
     for (name, version) in [(NAME, "1.1.0"), ("webhook", "9.0.0")] {
@@ -241,7 +242,6 @@ async fn a_shadow_lists_differences_and_sends_nothing() {
     assert_eq!(world.plugin(NAME).await["channels"], json!({"stable": "1.0.0", "next": "1.1.0"}));
     all_sent_once(&world, &sink, &id, messages).await;
     assert!(sink.arrivals().iter().all(|a| a.text == "greet1.0.0"), "the stable version's answer is used");
-    assert_eq!(other.count(), 0, "a shadow sends nothing");
     for (name, field) in [(NAME, "text"), ("webhook", "url")] {
         let client = world.client();
         let path = format!("/api/v1/plugins/{name}/rollouts");
@@ -264,4 +264,6 @@ async fn a_shadow_lists_differences_and_sends_nothing() {
         world.api().post(&format!("/api/v1/plugins/{name}/rollouts/abort"), &json!({})).await;
         assert_eq!(world.plugin(name).await["active"], rollout["stable"], "what is active stays so");
     }
+    // Shadows may be asked later than their messages are sent.
+    assert_eq!(sink.count(), messages, "a shadow sends nothing");
 }
