@@ -34,6 +34,8 @@ pub struct Plan {
     pub delay: Duration,
     /// Campaigns run one after the other until so many servers were killed.
     pub kills: u64,
+    /// And at least so many of them: every second one is `at_most_once`.
+    pub campaigns: u32,
     /// And until each kind of fault happened so many times; 0: kinds come as they come.
     pub each: u64,
     /// Whether the queue is a Redis Cluster, whose masters die.
@@ -65,7 +67,7 @@ impl Outcome {
     fn is_enough(&self, plan: &Plan) -> bool {
         let each =
             || faults::kinds(plan).into_iter().all(|kind| self.faults.get(kind).copied().unwrap_or(0) >= plan.each);
-        self.campaigns > 0 && self.kills() >= plan.kills && each()
+        self.campaigns >= plan.campaigns.max(1) && self.kills() >= plan.kills && each()
     }
 
     fn end_campaign(&mut self, policy: Policy, found: Findings) {

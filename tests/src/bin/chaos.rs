@@ -77,6 +77,7 @@ async fn run(args: Args) -> ExitCode {
         devices: args.devices,
         delay: Duration::from_millis(args.delay_ms),
         kills: args.kills,
+        campaigns: 1,
         each: args.disk_full.unwrap_or(args.each),
         cluster: args.cluster,
         lease: Duration::from_millis(args.lease_ms),
