@@ -51,7 +51,7 @@ impl Server {
     }
 
     /// An HTTP server: `/echo…` repeats the request's line, headers and body, `/elsewhere` redirects, `/large` is large,
-    /// `/endless` is large without saying so first, `/silent…` never answers.
+    /// `/endless` has no end, `/silent…` never answers.
     async fn http() -> Self {
         Self::raw(|stream, _| async move {
             let service =
@@ -95,8 +95,9 @@ async fn site(request: Request<Incoming>) -> Reply {
         }
         "/large" => reply(StatusCode::OK, Bytes::from(vec![b'x'; 5000])),
         "/endless" => {
-            let chunks = (0..50).map(|_| Ok(hyper::body::Frame::data(Bytes::from(vec![b'x'; 100]))));
-            Response::new(http_body_util::StreamBody::new(futures::stream::iter(chunks)).boxed())
+            // Whoever reads all of it before looking at its size never gets there.
+            let chunks = futures::stream::repeat_with(|| Ok(hyper::body::Frame::data(Bytes::from(vec![b'x'; 100]))));
+            Response::new(http_body_util::StreamBody::new(chunks).boxed())
         }
         path if path.starts_with("/silent") => std::future::pending().await,
         _ => reply(StatusCode::NOT_FOUND, Bytes::new()),
@@ -425,6 +426,7 @@ async fn silence_and_half_an_answer_are_unanswered() {
 
 #[tokio::test]
 async fn too_much_is_cut_off_on_both_sides() {
+    assert_eq!(EgressPolicy::default().max_response_bytes, 1 << 20);
     let server = Server::http().await;
     let policy =
         EgressPolicy { max_response_bytes: 4999, max_request_bytes: 10, max_header_bytes: 200, ..server.grant() };
