@@ -2,7 +2,7 @@
 //! means harm.
 
 use carillon::clock::Time;
-use carillon::plugins::{Event, EventKind, HttpArrival, Parsed, PluginBody, PluginFault};
+use carillon::plugins::{Event, EventKind, HttpArrival, Parsed, PluginBody, PluginFault, PluginHost, PluginLimits};
 use carillon_tests::guests;
 use serde_json::{Value, json};
 
@@ -221,8 +221,15 @@ async fn a_reader_of_webhooks_has_its_limits() {
 
 #[tokio::test]
 async fn what_strangers_send_does_not_count_as_how_quick_a_sender_is() {
-    let plugin = load(&host(), guests::receiving("harm", "(loop $l (br $l)) unreachable")).await;
-    assert_eq!(plugin.parse(&ctx("{}"), arrival("POST", "", "x")).await, Err(PluginFault::Deadline));
+    // The sender's own calls have room for one: would the reader's count among them, the next would be put off.
+    let limits =
+        PluginLimits { slow_calls_per_plugin: 1, slow_calls_waiting: 0, instances: 10, ..PluginLimits::default() };
+    let host = PluginHost::new(limits, None).unwrap();
+    let plugin = load(&host, guests::receiving("harm", "(loop $l (br $l)) unreachable")).await;
+    let context = ctx("{}");
+    let parsing = plugin.parse(&context, arrival("POST", "", "x"));
+    let (parsed, crowded) = tokio::join!(parsing, async { plugin.crowded() });
+    assert_eq!((parsed, crowded), (Err(PluginFault::Deadline), None));
     let stats = plugin.stats();
     assert_eq!(stats.of("parse").unwrap().deadlines, 1);
     assert_eq!(stats.of("start"), None);
