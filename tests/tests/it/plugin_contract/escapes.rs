@@ -64,6 +64,8 @@ async fn a_description_that_lies_is_refused() {
     let object = r#"{"type":"object"}"#;
     let long = "x".repeat(501);
     let nested = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let fetched = format!(r#"{{"$ref":"http://{}/schema"}}"#, listener.local_addr().unwrap());
     for (texts, what) in [
         (["../../etc", "1.0.0", "", object, ""], "name"),
         (["", "1.0.0", "", object, ""], "name"),
@@ -74,6 +76,7 @@ async fn a_description_that_lies_is_refused() {
         (["hostile", "1.0.0", "", "true", ""], "config-schema"),
         (["hostile", "1.0.0", "", &nested, ""], "config-schema"),
         (["hostile", "1.0.0", "", r#"{"$ref":"http://169.254.169.254/latest"}"#, ""], "config-schema"),
+        (["hostile", "1.0.0", "", &fetched, ""], "config-schema"),
         (["hostile", "1.0.0", "", r#"{"$ref":"file:///etc/passwd"}"#, ""], "config-schema"),
         // Only senders have devices.
         (["hostile", "1.0.0", "", object, object], "adapter schema"),
@@ -81,6 +84,8 @@ async fn a_description_that_lies_is_refused() {
         let refused = refusal(guests::described(&texts)).await;
         assert!(refused.code == "invalid-description" && refused.detail.contains(what), "{texts:?}: {refused:?}");
     }
+    let none = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(none.is_err(), "nobody came for the schema");
     // Two billion hosts; a name outside of its memory; none at all; no end.
     for body in [
         format!("(i32.store (i32.const {}) (i32.const 0x7fffffff)) (i32.const {RECORD})", RECORD + 44),
