@@ -33,6 +33,14 @@ impl World {
         self.campaign(id).await
     }
 
+    /// How often this server refused `webhook` a host.
+    async fn hosts_refused(server: &Server) -> u64 {
+        let view = server.get("/api/v1/plugins/webhook/grants").await;
+        assert_eq!(view["granted"]["hosts"], json!(["elsewhere.example.com"]), "{view}");
+        let refusals = view["refusals"].as_array().expect("a list").iter().filter(|r| r["reason"] == "host");
+        refusals.map(|r| r["count"].as_u64().expect("a count")).sum()
+    }
+
     /// The refusal of a plugin with this reason.
     async fn refusal(&self, plugin: &str, reason: &str) -> Value {
         let view = self.api().get(&format!("/api/v1/plugins/{plugin}/grants")).await;
@@ -187,14 +195,21 @@ async fn a_change_of_grants_holds_on_every_server_within_a_second() {
     let late = sink.arrivals().iter().filter(|a| a.at > narrowed + Duration::from_secs(1)).count();
     assert_eq!(late, 0, "no server has sent since");
     assert!(sink.count() < messages, "there was something left to send");
-    // Each server says what it refused.
-    let mut refused = 0;
+    // That may be because the first one that heard paused the campaign for all. So each is asked for a request of its own: to
+    // look at a device, as a campaign would that is never launched. Each says what it refused.
+    let mut asking = spec(&sink, 200);
+    asking["name"] = json!("asking");
+    asking["sender"]["config"]["health"] = json!({"url": format!("http://127.0.0.1:{}/devices/x", sink.port)});
+    let asking = world.api().post("/api/v1/campaigns", &asking).await["id"].clone();
+    let mut before = 0;
     for server in &world.servers {
-        let view = server.get("/api/v1/plugins/webhook/grants").await;
-        assert_eq!(view["granted"]["hosts"], json!(["elsewhere.example.com"]), "{view}");
-        refused += view["refusals"].as_array().expect("a list").len();
+        let of_sends = World::hosts_refused(server).await;
+        let found = server.post("/api/v1/devices/dev-0/check", &json!({"campaign": asking})).await;
+        assert_eq!(found["verdict"], "unknown", "{found}");
+        assert!(World::hosts_refused(server).await > of_sends, "it knows nothing of the change: {found}");
+        before += of_sends;
     }
-    assert!(refused > 0);
+    assert!(before > 0, "sends were refused, too");
     world.grant("webhook", &json!({"hosts": ["127.0.0.1"]})).await;
     world.api().post(&format!("/api/v1/campaigns/{id}/resume"), &json!({})).await;
     let done = world.completed(&id).await;
