@@ -364,6 +364,30 @@ pub fn parsed(events: u32, status: u32, text: u32) -> String {
     )
 }
 
+/// A body of `parse`: nothing happened, and the provider is to be answered with these headers and this text.
+pub fn answering(headers: &[(&str, &str)], text: &str) -> String {
+    // Above what `describe` says; the list comes first, so that it is aligned.
+    let base = 80_000u32;
+    let first = base + 16 * u32::try_from(headers.len()).unwrap();
+    let mut strings = Vec::new();
+    let mut put = |text: &str| {
+        let at = first + u32::try_from(strings.len()).unwrap();
+        strings.extend(text.as_bytes());
+        (at, u32::try_from(text.len()).unwrap())
+    };
+    let texts: Vec<_> = headers.iter().flat_map(|(name, value)| [put(name), put(value)]).collect();
+    let (at, length) = put(text);
+    let list: Vec<u8> = texts.iter().flat_map(|(at, len)| [at.to_le_bytes(), len.to_le_bytes()].concat()).collect();
+    // `ok(parsed { events, response: { status, headers, body: text(…) } })`, where everything else is zero.
+    let mut stores = String::new();
+    let count = u32::try_from(headers.len()).unwrap();
+    for (offset, value) in [(12, 200), (16, base), (20, count), (24, 1), (28, at), (32, length)] {
+        stores += &format!("(i32.store (i32.const {}) (i32.const {value}))", SCRATCH + offset);
+    }
+    let data = escape(&[list, strings].concat());
+    format!(r#"{stores} (i32.const {SCRATCH})) (data (i32.const {base}) "{data}") (func"#)
+}
+
 /// What is in the core module of every guest.
 fn fields(texts: &[&str; 5], describe: &str, imports: &str, functions: &str) -> String {
     fields_wanting(texts, [&[], &[]], describe, imports, functions)

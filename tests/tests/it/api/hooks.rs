@@ -194,6 +194,25 @@ async fn only_what_is_signed_counts_and_a_challenge_is_answered() {
 }
 
 #[tokio::test]
+async fn a_page_for_a_browser_is_text_in_a_sandbox() {
+    let api = Api::start().await;
+    let script = "<script>alert(1)</script>";
+    for (media, answered) in [("text/html", "text/plain"), ("IMAGE/SVG+XML", "text/plain"), ("text/xml", "text/xml")] {
+        let headers = [("content-type", media), ("content-security-policy", "default-src *"), ("set-cookie", "a=b")];
+        let name = media.to_ascii_lowercase().replace(['/', '+'], "-");
+        let page = guests::receiving(&name, &guests::answering(&headers, script));
+        api.upload("POST", "/plugins?activate=true", "application/wasm", page).await.expect(201);
+        let path = api.hook(&name, json!({})).await;
+        let answer = api.send("GET", &path, &[], "").await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some(answered)), "{media}");
+        let policies: Vec<_> = answer.headers.get_all("content-security-policy").iter().collect();
+        assert_eq!(policies, ["default-src 'none'; frame-ancestors 'none'; sandbox"], "{media}");
+        assert_eq!((answer.header("x-content-type-options"), answer.header("set-cookie")), (Some("nosniff"), None));
+        assert_eq!(answer.body, json!(script), "{media}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_reported_shows_on_the_message_and_the_campaign_once() {
     let api = Api::with_secrets().await;
     api.furnish().await;
