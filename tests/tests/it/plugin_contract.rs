@@ -3,7 +3,7 @@
 mod escapes;
 mod first_party;
 mod health;
-mod hostile;
+pub mod hostile;
 mod languages;
 mod modules;
 mod providers;
