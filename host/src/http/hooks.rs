@@ -33,6 +33,8 @@ const MAX_BODY: u64 = 1 << 20;
 const MAX_HEADERS: (usize, usize) = (100, 32 << 10);
 /// Requests at a time: each may hold a body.
 const PLACES: usize = 64;
+/// Of these for the webhooks of one plugin: its reader may take long, or wait for its turn, and others must have places then.
+const PLACES_OF_ONE: usize = 16;
 /// How long a key is trusted after it was looked up: the longest time for which a deleted webhook still works.
 const TRUSTED: Duration = Duration::from_millis(750);
 /// Webhooks kept in memory at most.
@@ -46,11 +48,14 @@ struct Hooks {
     known: Mutex<HashMap<Digest, (Arc<Webhook>, Duration)>>,
     buckets: Mutex<HashMap<WebhookId, (f64, Duration)>>,
     places: Semaphore,
+    /// By plugin: of those that have a webhook.
+    places_of: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 /// The routes of webhooks.
 pub(super) fn routes(core: Core) -> Router {
-    let hooks = Hooks { core, known: Mutex::default(), buckets: Mutex::default(), places: Semaphore::new(PLACES) };
+    let (known, buckets, places_of) = (Mutex::default(), Mutex::default(), Mutex::default());
+    let hooks = Hooks { core, known, buckets, places: Semaphore::new(PLACES), places_of };
     Router::new()
         .route("/hooks/{plugin}/{key}", any(receive))
         .route("/hooks/{plugin}/{key}/{*path}", any(receive))
@@ -93,6 +98,15 @@ impl Hooks {
         }
         known.insert(digest, (webhook.clone(), now));
         Ok(webhook)
+    }
+
+    /// The places of a plugin's webhooks.
+    fn places_of(&self, plugin: &str) -> Arc<Semaphore> {
+        let mut places_of = self.places_of.lock();
+        if let Some(places) = places_of.get(plugin) {
+            return Arc::clone(places);
+        }
+        Arc::clone(places_of.entry(plugin.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(PLACES_OF_ONE))))
     }
 
     /// Counts a request; whether there were too many.
@@ -153,7 +167,10 @@ async fn answer(hooks: &Hooks, parts: &HashMap<String, String>, request: Request
         let detail = "too many requests came to this webhook";
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail).retry_after(1));
     }
-    let Ok(_place) = hooks.places.try_acquire() else { return Err(not_now()) };
+    let places = hooks.places_of(&webhook.plugin);
+    let (Ok(_of_plugin), Ok(_place)) = (places.try_acquire(), hooks.places.try_acquire()) else {
+        return Err(not_now());
+    };
     let (head, body) = request.into_parts();
     let headers = headers(&head.headers)?;
     let path = parts.get("path").map(|path| format!("/{path}")).unwrap_or_default();

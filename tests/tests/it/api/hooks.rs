@@ -330,6 +330,16 @@ async fn a_reader_that_means_harm_costs_its_own_webhook_only() {
         let problem = answer.expect(503);
         assert!(!problem.to_string().contains(name), "{problem}");
         api.send("POST", &bot, &[], "{}").await.expect(200);
+        if name == "endless" {
+            // More of them at a time than there are places.
+            let all = (0..80).map(|_| api.send("POST", &path, &[], "{}"));
+            let (hang, served) = futures::join!(futures::future::join_all(all), async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                api.send("POST", &bot, &[], "{}").await.status
+            });
+            assert_eq!(served, 200, "its neighbour is served while it hangs");
+            assert!(hang.iter().all(|answer| answer.status == 503), "each is to be repeated");
+        }
     }
     // Ten thousand at once are taken in, and what its answer says of itself is not believed.
     let most = guests::receiving("most", &guests::parsed(10_000, 200, 60_000));
