@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::SystemClock;
 use crate::config::Role;
@@ -34,6 +35,13 @@ pub struct Cluster {
 struct Seen {
     revisions: Option<Revisions>,
     servers: Vec<HostRow>,
+    loading: Option<Loading>,
+}
+
+/// Plugins that are being loaded, as of a revision.
+struct Loading {
+    revision: i64,
+    task: AbortOnDropHandle<Result<(), StoreError>>,
 }
 
 impl Cluster {
@@ -138,11 +146,12 @@ impl Cluster {
     }
 
     async fn reload(&self, seen: &mut Seen) -> anyhow::Result<()> {
-        let now = self.core.store.revisions().await?;
+        let mut now = self.core.store.revisions().await?;
         let before = seen.revisions;
         let moved = |of: fn(&Revisions) -> i64| before.is_none_or(|b| of(&b) != of(&now));
-        if moved(|r| r.plugins) {
-            self.core.plugins.reload(&*self.core.store, self.core.clock.now()).await?;
+        // What must not wait for anything comes first.
+        if moved(|r| r.suppressions) {
+            self.fleet.reload_suppressions().await?;
         }
         if moved(|r| r.secrets) {
             secrets::load(&self.core).await?;
@@ -151,27 +160,51 @@ impl Cluster {
             self.fleet.reload_devices().await?;
             self.core.wake(Wake::Processor).await;
         }
-        if moved(|r| r.suppressions) {
-            self.fleet.reload_suppressions().await?;
+        let (plugins, mut runs) = (moved(|r| r.plugins), moved(|r| r.runs));
+        match before {
+            // Nobody counts on a server that has just begun.
+            None => self.core.plugins.reload(&*self.core.store, self.core.clock.now()).await?,
+            Some(before) if plugins || seen.loading.is_some() => {
+                let loaded = self.load_plugins(seen, now.plugins).await?;
+                runs |= loaded.is_some();
+                now.plugins = loaded.unwrap_or(before.plugins);
+            }
+            Some(_) => {}
         }
-        if moved(|r| r.runs) || moved(|r| r.plugins) {
+        if runs {
             if self.fleet.reload_runs().await? {
                 self.core.wake(Wake::Processor).await;
             }
-            self.after_runs().await?;
+            self.after_runs(seen.loading.is_some()).await?;
         }
         // Only now: what failed to load above is loaded again by the next beat.
         seen.revisions = Some(now);
         Ok(())
     }
 
-    /// What new knowledge of the runs calls for.
-    async fn after_runs(&self) -> anyhow::Result<()> {
+    /// Loads the plugins beside the heartbeat: compiling one may take longer than a server may be silent. The revision that is
+    /// loaded, or `None` while that takes longer than a beat.
+    async fn load_plugins(&self, seen: &mut Seen, revision: i64) -> anyhow::Result<Option<i64>> {
+        let loading = seen.loading.get_or_insert_with(|| {
+            let core = self.core.clone();
+            let load = async move { core.plugins.reload(&*core.store, core.clock.now()).await };
+            Loading { revision, task: AbortOnDropHandle::new(tokio::spawn(load)) }
+        });
+        let pause = Duration::from_millis(self.core.config.heartbeat_ms);
+        let Ok(ended) = tokio::time::timeout(pause, &mut loading.task).await else { return Ok(None) };
+        let loaded = loading.revision;
+        seen.loading = None;
+        ended??;
+        Ok(Some(loaded))
+    }
+
+    /// What new knowledge of the runs calls for. While plugins are being loaded, a run may name one that is still to come.
+    async fn after_runs(&self, is_loading: bool) -> anyhow::Result<()> {
         let runs = self.fleet.runs();
         if let Some(pool) = &self.pool {
             pool.runs_changed(&runs);
         }
-        for (run, reason) in &runs.broken {
+        for (run, reason) in runs.broken.iter().filter(|_| !is_loading) {
             if crate::workers::breakers::pause_run(&self.core, run, reason).await? {
                 tracing::warn!(run.key = %run.key, reason, "a campaign was paused");
             }
