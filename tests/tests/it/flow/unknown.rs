@@ -91,5 +91,5 @@ async fn requests_without_end_for_one_message_end_its_attempt() {
     let inbox = world.api().get(&format!("/api/v1/messages?status=unknown&campaign={id}")).await;
     let message = inbox["items"][0]["id"].as_str().expect("a message").to_owned();
     let attempts = world.api().get(&format!("/api/v1/messages/{message}")).await["attempts"].clone();
-    assert_eq!(attempts[0]["code"], json!("too-many-requests"), "{attempts}");
+    assert_eq!(attempts[0]["reason"]["code"], json!("too-many-requests"), "{attempts}");
 }
