@@ -3,6 +3,7 @@
 //! `CARILLON_TEST_MESSAGES` and `CARILLON_TEST_DEVICES` make the campaigns larger for a run by hand, `CARILLON_TEST_CONTACTS` the
 //! sequence.
 
+mod compiling;
 mod grants;
 mod health;
 mod operating;
