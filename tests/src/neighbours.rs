@@ -249,7 +249,7 @@ async fn upload(client: &Client, query: &str, bytes: Bytes) {
 }
 
 /// A server that answers each request without end, over a line of its own. The line is what bounds it: on loopback it would
-/// bring as much as the cores can copy, half of it at its own end, and that would be measured.
+/// bring as much as the cores can copy, some of it at its own end, and that would be measured.
 async fn endless() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
