@@ -145,7 +145,7 @@ async fn many_servers_remove_each_message_once(t: Opened) {
         })
         .collect();
     for server in servers {
-        server.await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), server).await.expect("everything is removed").unwrap();
     }
     assert_eq!(removed.load(Ordering::SeqCst), 15);
     for s in runs {
