@@ -204,7 +204,8 @@ impl Cluster {
         if let Some(pool) = &self.pool {
             pool.runs_changed(&runs);
         }
-        for (run, reason) in runs.broken.iter().filter(|_| !is_loading) {
+        let broken = if is_loading { &[] } else { runs.broken.as_slice() };
+        for (run, reason) in broken {
             if crate::workers::breakers::pause_run(&self.core, run, reason).await? {
                 tracing::warn!(run.key = %run.key, reason, "a campaign was paused");
             }
